@@ -1,0 +1,3 @@
+"""Transformer surgery on safetensors files: prepare, train, grow, slice, evaluate, plot."""
+
+__version__ = "0.1.0"

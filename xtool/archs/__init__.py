@@ -1,0 +1,132 @@
+"""Architectures: one file each, composed from layers by configuration."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from xtool import registry
+from xtool.axes import Layout, layout
+from xtool.checkpoint import Reader, model_reader
+from xtool.config import SHAPE
+from xtool.errors import UsageError, XtoolError
+from xtool.header import Header
+from xtool.layers.initial import initial
+from xtool.storage import Source
+from xtool.tasks import Shape
+
+
+class Model(Protocol):
+    """A built model: (B, T) symbols -> (B, T, C) logits."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Logits of every position."""
+
+    def stages(self) -> Sequence[tuple[str, nn.Module]]:
+        """The parts to apply in turn, each with the prefix of its tensors' names."""
+
+
+class Architecture(Protocol):
+    """What a file in this folder ends with, as `ENTRY`.
+
+    A file also declares the literals `OPTIONS`, `AXES`, and where they apply `PRESETS`, `TIED`,
+    `FROZEN`, `PRODUCTS` (see `xtool.axes`), `TASK` (the default one) and `TUNABLE` (dials that may
+    change on a trained model because no tensor depends on them).
+    """
+
+    def configure(self, dials: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+        """All dials with the derived ones filled in, and the sizes of `shape`.
+
+        Raises:
+            UsageError: dials that contradict each other; the message gives both numbers.
+        """
+
+    def build(self, config: Mapping[str, Any]) -> nn.Module:
+        """A `Model` with uninitialised weights."""
+
+    def flops(self, config: Mapping[str, Any]) -> int:
+        """Operations of one forward pass over one example, a multiply and an add counted apart."""
+
+
+def architecture(config: Mapping[str, Any]) -> Architecture:
+    """The architecture of a configuration."""
+    entry: Architecture = registry.load("archs", str(config["arch"]))
+    return entry
+
+
+def checked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A full configuration after its architecture has checked that its dials go together.
+
+    Raises:
+        UsageError: sizes that contradict each other.
+    """
+    shape = Shape(*(config[name] for name in SHAPE))
+    rest = {name: value for name, value in config.items() if name not in SHAPE}
+    return architecture(config).configure(rest, shape)
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """A model with uninitialised weights.
+
+    Raises:
+        XtoolError: a configuration, as a damaged header may hold it, that contradicts itself.
+    """
+    try:
+        return architecture(config).build(checked(config))
+    except UsageError as error:
+        raise XtoolError(f"the model's configuration: {error.message}", error.hint) from error
+
+
+def fill(model: nn.Module, ours: Layout, reader: Reader) -> None:
+    """Give a built model the values of a file.
+
+    Raises:
+        XtoolError: the file lacks a tensor of the model, or has one too many.
+    """
+    wanted, found = set(stored_names(model, ours)), set(reader.names)
+    where = str(reader.source.path)
+    if wanted != found:
+        missing, extra = sorted(wanted - found), sorted(found - wanted)
+        what = f"lacks tensor `{missing[0]}`" if missing else f"has an unknown tensor `{extra[0]}`"
+        raise XtoolError(f"{where}: {what}", f"{len(missing)} missing, {len(extra)} unknown")
+    with torch.no_grad():
+        for name, place in model.state_dict(keep_vars=True).items():
+            if name in wanted:
+                place.copy_(reader.tensor(name))
+
+
+def start(model: nn.Module, ours: Layout, seed: int) -> None:
+    """Give a built model its first values."""
+    with torch.no_grad():
+        state = model.state_dict(keep_vars=True)
+        for name in stored_names(model, ours):
+            state[name].copy_(initial(ours, name, seed))
+
+
+def stored_names(model: nn.Module, ours: Layout) -> list[str]:
+    """The tensors that a file of the model holds: all but the aliases of tied ones."""
+    aliases = {tie.alias for tie in ours.ties}
+    return [name for name in model.state_dict() if name not in aliases]
+
+
+def count(model: nn.Module) -> int:
+    """Parameters, tied ones once, fixed tables not at all."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def read_model(path: Path) -> tuple[Header, Layout, nn.Module]:
+    """A model file in memory, in the precision it is stored in, checked and ready to run.
+
+    Raises:
+        XtoolError: unreadable, not a model, or not what its configuration says.
+        CheckFailed: the digest does not match.
+    """
+    with Source(path) as source:
+        reader = model_reader(source)
+        header = source.require_header("model")
+        ours = layout(header.config)
+        model = build(header.config).to(reader.dtype(reader.names[0]))
+        fill(model, ours, reader)
+    return header, ours, model

@@ -1,0 +1,227 @@
+"""The transformer of the GPT family, composed by configuration, causal or not.
+
+Embedding and positions, blocks of attention and feed-forward, and a head of one or two layers
+(Radford et al., 2019). With the preset `counting` it is the network of the counting experiment.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xtool import registry
+from xtool.archs import Architecture
+from xtool.errors import UsageError
+from xtool.layers.blocks import Block
+from xtool.layers.linear import Linear
+from xtool.layers.mlp import Mlp
+from xtool.layers.norms import norm
+from xtool.layers.positions import TABLES
+from xtool.tasks import Shape
+
+OPTIONS = [
+    ("d_model", "int", 128, "width of the residual stream"),
+    ("n_layers", "int", 4, "blocks"),
+    ("n_heads", "int", 4, "attention heads"),
+    ("d_head", "int", None, "width of a head's queries and keys; d_model / n_heads unless given"),
+    ("d_value", "int", None, "width of a head's values; d_head unless given"),
+    ("d_ff", "int", None, "width of the feed-forward part; 4 d_model unless given"),
+    ("d_hidden", "int", None, "width of a two-layer head; one layer unless given"),
+    ("norm", "none|layernorm|rmsnorm", "layernorm", "norm before each part"),
+    ("norm_eps", "float", 1e-5, "what the norm adds to the variance"),
+    ("activation", "relu|gelu|swiglu", "gelu", "non-linearity"),
+    ("positions", "none|learned|sinusoidal|sinusoidal-unpaired", "learned", "how places are told"),
+    ("attention", "@layers/attention", "plain", "attention variant"),
+    ("attention_output", "bool", True, "project the heads' values onto the residual stream"),
+    ("score_scale", "d_head|d_model|none", "d_head", "scores are divided by the root of this"),
+    ("causal", "bool", True, "see only earlier positions"),
+    ("bias", "all|mlp|none", "none", "which linear layers have one"),
+    ("tied_head", "bool", False, "the head reads the embedding's own weights"),
+    ("dropout", "float", 0.0, "on the embedding and on each part's output"),
+    ("dropout_attention", "float", 0.0, "on the attention weights"),
+    ("dropout_hidden", "float", 0.0, "inside the feed-forward part and a two-layer head"),
+]
+TASK = "counting"
+TUNABLE = ["dropout", "dropout_attention", "dropout_hidden"]
+PRESETS = {
+    "counting": {
+        "d_model": 48,
+        "n_layers": 1,
+        "n_heads": 1,
+        "d_head": 24,
+        "d_value": 48,
+        "d_ff": 24,
+        "d_hidden": 24,
+        "norm": "none",
+        "activation": "relu",
+        "positions": "sinusoidal-unpaired",
+        "attention_output": False,
+        "score_scale": "d_model",
+        "causal": False,
+        "bias": "mlp",
+        "dropout_hidden": 0.5,
+    }
+}
+AXES = {
+    "embed.weight": ("vocab", "d_model"),
+    "embed.positions": ("context", "d_model"),
+    "blocks.{layer}.mlp.up.weight": ("d_ff", "<d_model"),
+    "blocks.{layer}.mlp.gate.weight": ("d_ff", "<d_model"),
+    "blocks.{layer}.mlp.down.weight": ("d_model", "<d_ff"),
+    "blocks.{layer}.mlp.up.bias": ("d_ff",),
+    "blocks.{layer}.mlp.gate.bias": ("d_ff",),
+    "blocks.{layer}.mlp.down.bias": ("d_model",),
+    "blocks.{layer}.attention_norm.*": ("=d_model",),
+    "blocks.{layer}.mlp_norm.*": ("=d_model",),
+    "head.norm.*": ("=d_model",),
+    "head.hidden.weight": ("d_hidden", "<d_model"),
+    "head.hidden.bias": ("d_hidden",),
+    "head.out.weight": ("n_outputs", "<d_hidden"),
+    "head.weight": ("n_outputs", "<d_model"),
+    "head.bias": ("n_outputs",),
+}
+TIED = {"head.weight": ("embed.weight", "tied_head=true", "head.norm")}
+FROZEN = {"embed.positions": ["positions=sinusoidal", "positions=sinusoidal-unpaired"]}
+
+
+class Embed(nn.Module):
+    """Symbols (B, T) to vectors (B, T, D), with positions added."""
+
+    def __init__(self, c: SimpleNamespace) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(c.vocab_size, c.d_model))
+        self.positions: Tensor | None = None
+        if c.positions == "learned":
+            self.positions = nn.Parameter(torch.empty(c.context, c.d_model))
+        elif c.positions in TABLES:
+            del self.positions
+            self.register_buffer("positions", torch.empty(c.context, c.d_model))
+        self.dropout = nn.Dropout(c.dropout)
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        """Look up and add."""
+        x = F.embedding(symbols.long(), self.weight)  # (B, T, D)
+        if self.positions is not None:
+            x = x + self.positions[: symbols.shape[1]]
+        out: Tensor = self.dropout(x)
+        return out
+
+
+class Head(nn.Module):
+    """Vectors (B, T, D) to logits (B, T, C), through a norm and one or two layers.
+
+    A tied head scores with the first C rows of the embedding.
+    """
+
+    def __init__(self, c: SimpleNamespace, embedding: nn.Parameter) -> None:
+        super().__init__()
+        self.norm = norm(c.norm, c.d_model, c.norm_eps)
+        self.n_outputs = c.n_outputs
+        self.hidden: Linear | None = None
+        if c.tied_head:
+            self.weight = embedding
+        elif c.d_hidden:
+            self.hidden = Linear(c.d_model, c.d_hidden, c.bias != "none")
+            self.out = Linear(c.d_hidden, c.n_outputs)
+            self.dropout = nn.Dropout(c.dropout_hidden)
+        else:
+            self.weight = nn.Parameter(torch.empty(c.n_outputs, c.d_model))
+        with_bias = c.bias != "none" and not c.tied_head
+        self.bias = nn.Parameter(torch.empty(c.n_outputs)) if with_bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score every class."""
+        x = self.norm(x)
+        if self.hidden is None:
+            return F.linear(x, self.weight[: self.n_outputs], self.bias)  # (B, T, C)
+        hidden = self.dropout(F.relu(self.hidden(x)))  # (B, T, F)
+        return F.linear(hidden, self.out.weight, self.bias)  # (B, T, C)
+
+
+class Gpt(nn.Module):
+    """The model; see the module."""
+
+    def __init__(self, c: SimpleNamespace) -> None:
+        super().__init__()
+        self.embed = Embed(c)
+        self.blocks = nn.ModuleList(self._block(c) for _ in range(c.n_layers))
+        self.head = Head(c, self.embed.weight)
+
+    @staticmethod
+    def _block(c: SimpleNamespace) -> Block:
+        return Block(
+            norm(c.norm, c.d_model, c.norm_eps),
+            registry.load("layers/attention", c.attention).build(c),
+            norm(c.norm, c.d_model, c.norm_eps),
+            Mlp(c.d_model, c.d_ff, c.activation, c.bias != "none", c.dropout_hidden),
+            c.dropout,
+        )
+
+    def stages(self) -> Sequence[tuple[str, nn.Module]]:
+        """Embedding, blocks, head."""
+        blocks = [(f"blocks.{i}.", block) for i, block in enumerate(self.blocks)]
+        return [("embed.", self.embed), *blocks, ("head.", self.head)]
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        """(B, T) -> (B, T, C)."""
+        x = symbols
+        for _, stage in self.stages():
+            x = stage(x)
+        return x
+
+
+class _Entry:
+    def configure(self, dials: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+        c = dict(dials) | vars(shape)
+        for name in ("d_model", "n_layers", "n_heads", "d_head", "d_value", "d_ff", "d_hidden"):
+            if c[name] is not None and c[name] < 1:
+                raise UsageError(f"`{name}` is {c[name]}, it must be at least 1")
+        if c["d_head"] is None:
+            if c["d_model"] % c["n_heads"]:
+                raise UsageError(
+                    f"`d_model` ({c['d_model']}) must be divisible by `n_heads` ({c['n_heads']})",
+                    "or set `--d-head`",
+                )
+            c["d_head"] = c["d_model"] // c["n_heads"]
+        c["d_value"] = c["d_value"] or c["d_head"]
+        c["d_ff"] = c["d_ff"] or 4 * c["d_model"]
+        _check(c)
+        return c
+
+    def build(self, config: Mapping[str, Any]) -> nn.Module:
+        return Gpt(SimpleNamespace(**config))
+
+    def flops(self, config: Mapping[str, Any]) -> int:
+        c = SimpleNamespace(**config)
+        mlp = 2 * c.context * c.d_model * c.d_ff * (3 if c.activation == "swiglu" else 2)
+        block = mlp + registry.load("layers/attention", c.attention).flops(c, c.context)
+        width = c.d_hidden or c.d_model
+        head = 2 * c.context * width * c.n_outputs
+        head += 2 * c.context * c.d_model * c.d_hidden if c.d_hidden else 0
+        return int(c.n_layers * block + head)
+
+
+def _check(c: Mapping[str, Any]) -> None:
+    inner = c["n_heads"] * c["d_value"]
+    if not c["attention_output"] and inner != c["d_model"]:
+        raise UsageError(
+            f"without an output projection `n_heads` x `d_value` ({inner}) must be `d_model` "
+            f"({c['d_model']})"
+        )
+    if c["tied_head"] and c["d_hidden"]:
+        raise UsageError("`tied_head` and `d_hidden` exclude each other")
+    if c["tied_head"] and c["n_outputs"] > c["vocab_size"]:
+        raise UsageError(
+            f"a tied head has {c['vocab_size']} rows, the task needs {c['n_outputs']} classes"
+        )
+    for name in ("dropout", "dropout_attention", "dropout_hidden"):
+        if not 0 <= c[name] < 1:
+            raise UsageError(f"`{name}` is {c[name]}, it must be at least 0 and below 1")
+    if c["norm_eps"] <= 0:
+        raise UsageError(f"`norm_eps` is {c['norm_eps']}, it must be above 0")
+
+
+ENTRY: Architecture = _Entry()

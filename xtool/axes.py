@@ -1,0 +1,224 @@
+"""Axes: every tensor names its axes, so surgery is written once for every architecture.
+
+An architecture's file holds literal tables, read without importing it:
+
+    AXES      name pattern -> the axes of that tensor, first match wins. A plain axis is written by
+              the tensor, `<` marks one that it sums over, `=` one that it rescales or shifts in
+              place. A product names a fused axis in memory order; `{layer}` stands for the layer.
+    TIED      alias -> (stored tensor, the condition `dial=value`, the norm that feeds the alias).
+    FROZEN    tensor -> the condition under which it is a fixed table, not a parameter.
+    PRODUCTS  tensor -> (axis, dial): it is multiplied with another tensor's output and summed over
+              that axis, and the sum is divided by the root of the axis that the dial names.
+
+An attention variant's tables are merged below `blocks.{layer}.attention.`. The idea of declaring
+weights by named axes follows penzai (Johnson, 2024, arXiv:2408.00211).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from xtool import registry
+from xtool.errors import XtoolError
+
+Role = Literal["writes", "reads", "scales"]
+SIGILS: dict[str, Role] = {"<": "reads", "=": "scales"}
+RESIDUAL = "d_model"
+ATTENTION = "blocks.{layer}.attention."
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a tensor: its factors in memory order and what the tensor does with it."""
+
+    factors: tuple[str | int, ...]
+    role: Role
+
+    def __str__(self) -> str:
+        sigil = {"reads": "<", "scales": "=", "writes": ""}[self.role]
+        return sigil + "*".join(str(factor) for factor in self.factors)
+
+
+def parse(text: str) -> Axis:
+    """An axis from its notation, such as `<n_heads*d_head`.
+
+    Raises:
+        XtoolError: not in the grammar.
+    """
+    role = SIGILS.get(text[:1], "writes")
+    parts = (text[1:] if role != "writes" else text).split("*")
+    if not all(re.fullmatch(r"[a-z][a-z0-9_]*|[1-9][0-9]*", part) for part in parts):
+        raise XtoolError(f"`{text}` is not an axis", "write it like `n_heads*d_head` or `<d_model`")
+    return Axis(tuple(int(part) if part.isdigit() else part for part in parts), role)
+
+
+def pattern_regex(pattern: str) -> re.Pattern[str]:
+    """A name pattern as a regular expression: `*` is anything, `{layer}` a number."""
+    escaped = re.escape(pattern).replace(r"\*", ".*").replace(r"\{layer\}", r"(?P<layer>\d+)")
+    return re.compile(escaped)
+
+
+@dataclass(frozen=True)
+class Tie:
+    """An alias whose values are another tensor's, and the norm that only the alias reads."""
+
+    alias: str
+    stored: str
+    norm: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The axes of one configured model.
+
+    Attributes:
+        config: the model's dials, where the sizes stand.
+        table: name pattern -> axes, in order.
+        ties: the aliases that are in force.
+        frozen: names of the fixed tables.
+        products: name pattern -> (summed axis, axis under the root or None).
+    """
+
+    config: Mapping[str, Any]
+    table: Mapping[str, tuple[str, ...]]
+    ties: tuple[Tie, ...] = ()
+    frozen: tuple[str, ...] = ()
+    products: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+
+    @cached_property
+    def _patterns(self) -> list[tuple[re.Pattern[str], tuple[Axis, ...]]]:
+        return [
+            (pattern_regex(key), tuple(parse(axis) for axis in value))
+            for key, value in self.table.items()
+        ]
+
+    def axes(self, name: str) -> tuple[Axis, ...]:
+        """The axes of a tensor.
+
+        Raises:
+            XtoolError: no pattern matches the name.
+        """
+        for regex, axes in self._patterns:
+            if regex.fullmatch(name):
+                return axes
+        raise XtoolError(f"tensor `{name}` has no axes", "add its pattern to the `AXES` table")
+
+    def roles(self, name: str) -> list[tuple[Axis, ...]]:
+        """The axes of a stored tensor in each of its roles; a tied tensor has two."""
+        return [self.axes(name)] + [self.axes(t.alias) for t in self.ties if t.stored == name]
+
+    def layer(self, name: str) -> int | None:
+        """The layer that a tensor belongs to, or None."""
+        for regex, _ in self._patterns:
+            if match := regex.fullmatch(name):
+                return int(match["layer"]) if "layer" in match.groupdict() else None
+        return None
+
+    def size(self, factor: str | int, layer: int | None = None) -> int:
+        """The size of one factor; a dial that differs by layer is a list.
+
+        Raises:
+            XtoolError: the configuration has no such size.
+        """
+        if isinstance(factor, int):
+            return factor
+        value = self.config.get("vocab_size" if factor == "vocab" else factor)
+        if isinstance(value, list) and layer is not None and layer < len(value):
+            value = value[layer]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise XtoolError(f"axis `{factor}` has no size in the configuration")
+        return value
+
+    def axis_sizes(self, name: str, axis: Axis) -> tuple[int, ...]:
+        """The size of each factor of one axis of a tensor."""
+        return tuple(self.size(factor, self.layer(name)) for factor in axis.factors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape that the configuration gives to a tensor."""
+        sizes = (self.axis_sizes(name, axis) for axis in self.axes(name))
+        return tuple(_product(size) for size in sizes)
+
+    def check(self, name: str, shape: Sequence[int], where: str) -> None:
+        """Compare a tensor's shape with the table.
+
+        Raises:
+            XtoolError: they differ; the message names the axis and both numbers.
+        """
+        axes = self.axes(name)
+        if len(axes) != len(shape):
+            raise XtoolError(
+                f"{where}: tensor `{name}` has {len(shape)} axes, its table says {len(axes)} "
+                f"({explain(axes)})"
+            )
+        for axis, actual, wanted in zip(axes, shape, self.shape(name), strict=True):
+            if actual != wanted:
+                raise XtoolError(
+                    f"{where}: tensor `{name}`, axis `{axis}`: {actual} in the file, "
+                    f"{wanted} in the configuration"
+                )
+
+    def product(self, name: str) -> tuple[str, str | None] | None:
+        """The axis this tensor's output is summed over with another's, and the axis under the root."""
+        for pattern, value in self.products.items():
+            if pattern_regex(pattern).fullmatch(name):
+                return value
+        return None
+
+
+def _product(sizes: Sequence[int]) -> int:
+    out = 1
+    for size in sizes:
+        out *= size
+    return out
+
+
+def explain(axes: Sequence[Axis]) -> str:
+    """Axes as `inspect` prints them."""
+    return " x ".join(str(axis) for axis in axes)
+
+
+def holds(condition: str, config: Mapping[str, Any]) -> bool:
+    """Whether `dial=value` is true of a configuration."""
+    dial, _, value = condition.partition("=")
+    return str(config.get(dial)).lower() == value.lower()
+
+
+def layout(config: Mapping[str, Any]) -> Layout:
+    """The layout of a configured model, from its architecture's and attention variant's tables.
+
+    Args:
+        config: a model's configuration, with `arch` and, where it attends, `attention`.
+
+    Raises:
+        UsageError: the architecture or variant is not there.
+        XtoolError: it has no `AXES`.
+    """
+    own = ("archs", str(config.get("arch")))
+    table: dict[str, tuple[str, ...]] = {}
+    products: dict[str, tuple[str, str]] = {}
+    if "attention" in config:
+        variant = ("layers/attention", str(config["attention"]))
+        for key, axes in registry.literal(*variant, "AXES", {}).items():
+            table[ATTENTION + key] = axes
+        for key, value in registry.literal(*variant, "PRODUCTS", {}).items():
+            products[ATTENTION + key] = value
+    table |= registry.literal(*own, "AXES", {})
+    if not table:
+        raise XtoolError(f"architecture `{own[1]}` has no `AXES` table")
+    products |= registry.literal(*own, "PRODUCTS", {})
+    tied = registry.literal(*own, "TIED", {}).items()
+    frozen = registry.literal(*own, "FROZEN", {}).items()
+    return Layout(
+        config=config,
+        table=table,
+        ties=tuple(Tie(alias, t[0], t[2]) for alias, t in tied if holds(t[1], config)),
+        frozen=tuple(name for name, conditions in frozen if any(holds(c, config) for c in conditions)),
+        products={key: (axis, _root(config, dial)) for key, (axis, dial) in products.items()},
+    )
+
+
+def _root(config: Mapping[str, Any], dial: str) -> str | None:
+    axis = config.get(dial)
+    return axis if isinstance(axis, str) and axis in config else None

@@ -1,0 +1,86 @@
+"""The command line: registers the commands, and turns errors into one line, a hint and an exit code."""
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, NoReturn
+
+import typer
+
+from xtool import __version__
+from xtool.commands._dials import with_dials, words
+from xtool.errors import XtoolError
+
+COMMANDS = ("prepare", "train", "grow", "slice", "evaluate", "plot", "sample", "inspect", "check")
+EPILOG = "Every dial can also be set as XTOOL_DIAL, such as XTOOL_LR, or in a --config file."
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"xtool {__version__}")
+        raise typer.Exit
+
+
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Transformer surgery on safetensors files: prepare, train, grow, slice, evaluate, plot."""
+
+
+def make_app() -> typer.Typer:
+    """The app; the dials of a command are read only when the command line names it."""
+    app = typer.Typer(
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=EPILOG,
+    )
+    app.callback()(root)
+    named = next((word for word in words() if not word.startswith("-")), "")
+    for name in COMMANDS:
+        module = import_module(f"xtool.commands.{name}")
+        function: Callable[..., None] = getattr(module, name, None) or getattr(module, f"{name}_")
+        if name == named and hasattr(module, "panels"):
+            function = with_dials(function, module.panels())
+        elif hasattr(module, "panels"):
+            function = with_dials(function, {})
+        epilog = EPILOG if hasattr(module, "panels") else None
+        app.command(name, epilog=epilog, no_args_is_help=False)(function)
+    return app
+
+
+def fail(message: str, hint: str, code: int) -> NoReturn:
+    """Print one error with its hint on standard error and exit."""
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"\nhint: {hint}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code."""
+    try:
+        code = make_app()(standalone_mode=False)
+    except XtoolError as error:
+        fail(error.message, error.hint, error.exit_code)
+    except typer.TyperException as error:
+        _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        fail("interrupted", "", 130)
+    except BrokenPipeError:
+        # Whoever read our output has left; say nothing, also when the interpreter flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Exception) -> NoReturn:
+    """A command line that does not parse, in our own words' form."""
+    message = getattr(error, "format_message", lambda: str(error))()
+    message = message.rstrip(".")
+    context = getattr(error, "ctx", None)
+    hint = f"see `{context.command_path} --help`" if context else "see `xtool --help`"
+    fail(message[:1].lower() + message[1:], hint, getattr(error, "exit_code", 2))

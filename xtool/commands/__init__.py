@@ -1,0 +1,1 @@
+"""Commands: one thin function each. Heavy imports stand inside the functions, so help stays light."""

@@ -1,0 +1,121 @@
+"""Dials as command-line options: read from the file that declares them, shown in its help."""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xtool import registry
+from xtool.config import Option, read_run_file
+from xtool.errors import XtoolError
+
+Function = Callable[..., None]
+
+
+def with_dials(function: Function, groups: Mapping[str, list[Option]]) -> Function:
+    """The command with its `**dials` replaced by one option a dial, in a help panel a group."""
+    signature = inspect.signature(function)
+    kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    taken = {p.name for p in kept}
+    added = [
+        _parameter(dial, panel)
+        for panel, dials in groups.items()
+        for dial in dials
+        if dial.name not in taken
+    ]
+    function.__signature__ = signature.replace(parameters=kept + added)  # type: ignore[attr-defined]
+    return function
+
+
+def _parameter(dial: Option, panel: str) -> inspect.Parameter:
+    flag = f"{dial.flag}/--no-{dial.flag[2:]}" if dial.type == "bool" else dial.flag
+    text = dial.help
+    if dial.choices:
+        text += f"; {', '.join(dial.choices)}"
+    if dial.default is not None:
+        shown = {True: "on", False: "off"}.get(dial.default, dial.default) if (
+            dial.type == "bool"
+        ) else dial.default
+        text += f" [default: {shown}]"
+    option = typer.Option(
+        flag,
+        help=text,
+        envvar=f"XTOOL_{dial.name.upper()}",
+        show_envvar=False,
+        show_default=False,
+        rich_help_panel=panel,
+        autocompletion=partial(_complete, dial.choices) if dial.choices else None,
+    )
+    kind = dial.python
+    return inspect.Parameter(
+        dial.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, option],
+    )
+
+
+def _complete(choices: list[str], incomplete: str) -> list[str]:
+    return [choice for choice in choices if choice.startswith(incomplete)]
+
+
+def names_completion(folder: str) -> Callable[[str], list[str]]:
+    """Completion of a registry folder's names."""
+
+    def complete(incomplete: str) -> list[str]:
+        return _complete(registry.names(folder), incomplete)
+
+    return complete
+
+
+def words() -> list[str]:
+    """The command line, also while the shell asks for a completion."""
+    line = os.environ.get("COMP_WORDS")
+    return line.split()[1:] if line else sys.argv[1:]
+
+
+def peek(*flags: str) -> str | None:
+    """The value of a flag before the command line is parsed, or of its environment variable."""
+    line = words()
+    for place, word in enumerate(line):
+        for flag in flags:
+            if word == flag and place + 1 < len(line):
+                return line[place + 1]
+            if word.startswith(flag + "="):
+                return word.partition("=")[2]
+    return os.environ.get("XTOOL_" + flags[0].lstrip("-").upper().replace("-", "_"))
+
+
+def known(folder: str, name: str | None) -> str | None:
+    """The name when it stands for an entry, admitted first when it is a user's own file."""
+    if name is None:
+        return None
+    try:
+        if name.endswith(".py"):
+            return registry.admit(name)
+        registry.path_of(folder, name)
+    except XtoolError:
+        return None
+    return name
+
+
+def entry(folder: str, name: str) -> str:
+    """A name as it stands in headers; a path to a user's own file is admitted.
+
+    Raises:
+        UsageError: no such entry or file.
+    """
+    if name.endswith(".py"):
+        return registry.admit(name)
+    registry.path_of(folder, name)
+    return name
+
+
+def run_file(path: Path | None, command: str, dials: list[Option]) -> dict[str, Any]:
+    """The dials of `--config`, if it was given."""
+    return read_run_file(path, command, [d.name for d in dials]) if path else {}

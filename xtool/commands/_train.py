@@ -1,0 +1,148 @@
+"""From what the command line of `train` asked for to a run that is ready to go."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtool import registry
+from xtool.archs import count
+from xtool.commands._ui import Notes
+from xtool.config import check_model, model_options, options, resolve
+from xtool.dataset import find_data, read_dataset
+from xtool.errors import UsageError, XtoolError
+from xtool.header import Header
+from xtool.storage import Source, require_writable
+from xtool.tasks import make_data
+from xtool.training.dials import REPORT, RESULT
+from xtool.training.journal import state_path
+from xtool.training.run import Run
+from xtool.training.setup import fresh_config, preset, set_up, trained_config
+
+FOLDER = Path("checkpoints")
+LENGTH = ("epochs", "steps", "max_flops")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command line of `train`, still unresolved; `layers` are dials by falling precedence."""
+
+    data: Path | None
+    parent: Path | None
+    arch: str | None
+    preset: str | None
+    layers: list[tuple[str, Mapping[str, Any]]]
+    out: Path | None
+    resume: bool
+    force: bool
+
+    def dial(self, name: str) -> Any:
+        """A dial as the user gave it, or None."""
+        return next((v[name] for _, v in self.layers if v.get(name) is not None), None)
+
+    def used(self, run: Run) -> dict[str, Any]:
+        """The architecture's dials of a run."""
+        arch, attention = run.config["arch"], run.config.get("attention")
+        return {dial.name: run.config[dial.name] for dial in model_options(arch, attention)}
+
+    def params(self, run: Run) -> int:
+        """The model's parameters."""
+        return count(run.model)
+
+
+def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
+    """The run, and whether it goes on from a saved state.
+
+    Raises:
+        UsageError: dials that do not go together.
+        XtoolError: an unreadable input, or an output that is in the way.
+    """
+    parent = _header(asked.parent) if asked.parent else None
+    data_path = asked.data or _default_data(asked, parent, notes)
+    data = read_dataset(data_path)
+    arch = parent.config["arch"] if parent else asked.arch or "gpt"
+    if parent and asked.arch and asked.arch != arch:
+        raise UsageError(f"`--arch {asked.arch}`: the model given with `--from` is a {arch}")
+    if parent and asked.preset:
+        raise UsageError("`--preset` is for a new model, `--from` brings its own dials")
+    out = asked.out or _default_out(asked, data_path, arch)
+    saved = _saved(out, asked, notes)
+    if saved is None and not asked.force:
+        require_writable(out)
+    task_dials = registry.literal("tasks", str(data.header.task["name"]), "DEFAULTS", {})
+    if parent:
+        given = {o.name: asked.dial(o.name) for o in model_options(arch, parent.config["attention"])}
+        config = trained_config(parent.config, given)
+    elif saved:
+        config = dict(saved.config)
+    else:
+        ready = preset(arch, asked.preset, asked.dial("d_model"))
+        layers = [*asked.layers, ("preset", ready), ("task", task_dials)]
+        model_dials = resolve(model_options(arch, asked.dial("attention")), layers)
+        config = fresh_config(arch, model_dials, data.header)
+    dials = _training_dials(asked, saved or parent, bool(saved), task_dials)
+    return set_up(data, asked.parent, config, dials, out), saved is not None
+
+
+def _header(path: Path) -> Header:
+    with Source(path) as source:
+        header = source.require_header("model")
+        check_model(header.config, str(path))
+        return header
+
+
+def _default_data(asked: Asked, parent: Header | None, notes: Notes) -> Path:
+    """The data of the parent's lineage, or the architecture's default task, prepared if need be."""
+    if parent and asked.parent:
+        return find_data(parent, [asked.parent.parent, Path.cwd()])
+    task = str(registry.literal("archs", asked.arch or "gpt", "TASK"))
+    path = FOLDER / f"{task}.st"
+    if path.exists():
+        notes.say(f"no data named: using {path}")
+        return path
+    FOLDER.mkdir(exist_ok=True)
+    corpus = registry.literal("tasks", task, "CORPUS")
+    notes.say(f"no data named: preparing the default task, {task} from {corpus}, into {path}")
+    dials = resolve(options("tasks", task), [])
+    make_data(path, task, corpus, {}, dials, 0)
+    return path
+
+
+def _default_out(asked: Asked, data: Path, arch: str) -> Path:
+    near = asked.parent or asked.data
+    stem = (asked.parent or data).name.removesuffix(".st")
+    folder = near.parent if near else FOLDER
+    return folder / f"{stem}-{arch.removesuffix('.py')}.st"
+
+
+def _saved(out: Path, asked: Asked, notes: Notes) -> Header | None:
+    """The header of the state to go on from, or None to begin."""
+    path = state_path(out)
+    if not asked.resume:
+        if path.exists() and not out.exists() and not asked.force:
+            raise XtoolError(
+                f"{path}: an unfinished run", "`--resume` goes on, `--force` starts over"
+            )
+        return None
+    if not path.exists():
+        if out.exists() and not asked.force:
+            raise XtoolError(f"{out}: the run is finished, there is nothing to resume")
+        notes.say(f"nothing to resume ({path} is not there): starting from the beginning")
+        return None
+    with Source(path) as source:
+        return source.require_header("resume")
+
+
+def _training_dials(
+    asked: Asked, before: Header | None, resuming: bool, task: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every training dial; the length of a run is its own and is not taken over from a checkpoint."""
+    old = dict(before.training.get("dials", {})) if before else {}
+    if not resuming:
+        old = {k: v for k, v in old.items() if k not in (*LENGTH, "device")}
+    dials = resolve(RESULT + REPORT, [*asked.layers, ("the checkpoint", old), ("task", task)])
+    if asked.dial("steps") is not None and asked.dial("epochs") is not None:
+        raise UsageError("`--steps` and `--epochs` exclude each other")
+    if dials["steps"] is not None:
+        dials["epochs"] = None
+    return dials

@@ -1,0 +1,104 @@
+"""What the commands share: paths from standard input, notes on standard error, common options."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xtool.errors import UsageError, XtoolError, printable
+
+INPUT, MODEL, OUTPUT = "Input", "Model", "Output"
+
+Own = Annotated[
+    list[Path] | None,
+    typer.Option("--own", help="A file of your own that the model uses, `.py`.", rich_help_panel=INPUT),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Where to write.", rich_help_panel=OUTPUT)
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace an existing output.", rich_help_panel=OUTPUT)
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No notes, no progress.", rich_help_panel=OUTPUT)
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="More notes.", rich_help_panel=OUTPUT)
+]
+
+
+class Notes:
+    """Notes for a person, on standard error.
+
+    Args:
+        quiet: say nothing.
+        verbose: say more.
+    """
+
+    def __init__(self, quiet: bool, verbose: bool) -> None:
+        if quiet and verbose:
+            raise UsageError("`--quiet` and `--verbose` exclude each other")
+        self.quiet, self.verbose = quiet, verbose
+
+    def say(self, text: str) -> None:
+        """A line, unless quiet."""
+        if not self.quiet:
+            print(printable(text), file=sys.stderr, flush=True)
+
+    def detail(self, text: str) -> None:
+        """A line, only if verbose."""
+        if self.verbose:
+            self.say(text)
+
+
+def paths(given: Iterable[Path]) -> list[Path]:
+    """The given paths; `-` stands for those on standard input, one a line.
+
+    Raises:
+        XtoolError: nothing was given, or standard input was empty.
+    """
+    out: list[Path] = []
+    for path in given:
+        if str(path) != "-":
+            out.append(path)
+            continue
+        lines = [line.strip() for line in read_stdin().splitlines()]
+        found = [Path(line) for line in lines if line]
+        if not found:
+            raise XtoolError(
+                "standard input holds no path", "the command before the pipe failed or wrote nothing"
+            )
+        out += found
+    return out
+
+
+def one_path(given: Path) -> Path:
+    """As `paths`, for a place where exactly one file goes.
+
+    Raises:
+        XtoolError: standard input held several.
+    """
+    found = paths([given])
+    if len(found) != 1:
+        raise XtoolError(f"standard input holds {len(found)} paths, exactly one is needed")
+    return found[0]
+
+
+def read_stdin() -> str:
+    """All of standard input as text.
+
+    Raises:
+        XtoolError: it is not UTF-8 text.
+    """
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise XtoolError(f"standard input: not UTF-8 text: byte {error.start}") from error
+
+
+def write_stdout(text: str) -> None:
+    """Data for the next command."""
+    sys.stdout.write(text)
+    sys.stdout.flush()

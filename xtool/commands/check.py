@@ -1,0 +1,53 @@
+"""Check files: format, header, digest, shapes and finite values, to the last bit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xtool import registry
+from xtool.commands._ui import Own, paths, write_stdout
+
+
+def check(
+    file: Annotated[list[Path], typer.Argument(help="Files, or - for their paths.")],
+    own: Own = None,
+) -> None:
+    """Check files; a verdict for each goes to standard output, exit code 3 if one is bad."""
+    from xtool.errors import XtoolError
+
+    for path in own or ():
+        registry.admit(str(path))
+    bad = 0
+    for path in paths(file):
+        try:
+            write_stdout(f"ok   {path}: {verdict(path)}\n")
+        except XtoolError as error:
+            bad += 1
+            write_stdout(f"bad  {error.message}\n")
+    if bad:
+        raise typer.Exit(3)
+
+
+def verdict(path: Path) -> str:
+    """What a good file is, after reading all of it.
+
+    Raises:
+        XtoolError: something about it is not as it should be.
+    """
+    from xtool.archs import read_model
+    from xtool.checkpoint import Reader
+    from xtool.dataset import read_dataset
+    from xtool.storage import Source
+
+    with Source(path) as source:
+        header = source.require_header()
+        source.verify()
+        reader = Reader(source)
+        for name in reader.names:
+            reader.tensor(name)
+    if header.kind == "model":
+        read_model(path)
+    if header.kind == "data":
+        read_dataset(path)
+    return f"{header.kind}, {len(reader.names)} tensors, digest {header.digest[:16]}"

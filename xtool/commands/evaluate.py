@@ -1,0 +1,87 @@
+"""Evaluate models on whole splits: rows, each with its interval and its cost."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xtool import registry
+from xtool.commands._dials import _complete
+from xtool.commands._ui import INPUT, OUTPUT, Notes, Own, Quiet, Verbose, paths, write_stdout
+from xtool.rows import FORMATS
+
+
+def evaluate(
+    model: Annotated[list[Path], typer.Argument(help="Models, or - for their paths.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The data; by default that of the lineage.", rich_help_panel=INPUT),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="train, dev, test or all.", rich_help_panel=INPUT)
+    ] = "dev",
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Also the paired difference from this model.", rich_help_panel=INPUT),
+    ] = None,
+    own: Own = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel="Model")] = (
+        "auto"
+    ),
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; all cores unless given.", rich_help_panel="Model")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Names a model in the rows; one for each.", rich_help_panel=OUTPUT),
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE.", rich_help_panel=OUTPUT)
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="table, csv, jsonl or markdown; a table on a terminal, else csv.",
+            rich_help_panel=OUTPUT,
+            autocompletion=lambda incomplete: _complete(list(FORMATS), incomplete),
+        ),
+    ] = None,
+    pivot: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="A results table: columns DOWN ACROSS.", rich_help_panel=OUTPUT),
+    ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Evaluate models; rows go to standard output."""
+    from xtool import rows as tables
+    from xtool.errors import UsageError, unknown
+    from xtool.evaluation.models import Evaluator
+    from xtool.training.setup import device_of, threads_of
+
+    notes = Notes(quiet, verbose)
+    for path in own or ():
+        registry.admit(str(path))
+    if form and form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    found = paths(model)
+    if label and len(label) != len(found):
+        raise UsageError(f"{len(label)} labels for {len(found)} models", "one `--label` for each")
+    threads_of(threads)
+    evaluator = Evaluator(data, split.split(","), device_of(device))
+    rows = []
+    for path, name in zip(found, label or [None] * len(found), strict=True):
+        notes.detail(f"evaluating {path}")
+        rows += evaluator.rows(path, name, against)
+    rows = tables.select(rows, where or [])
+    shape = form or ("table" if sys.stdout.isatty() else "csv")
+    if pivot is None:
+        write_stdout(tables.render(rows, shape))
+        return
+    lines, columns = tables.pivot(rows, *pivot)
+    if shape in ("table", "markdown"):
+        write_stdout(tables.to_table(lines, columns, markdown=shape == "markdown"))
+    else:
+        write_stdout(tables.plain(lines, columns, shape))

@@ -1,0 +1,104 @@
+"""Inspect files: header, lineage, and the table of tensors with their axes, without reading them."""
+
+import json
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xtool import registry
+from xtool.commands._ui import INPUT, OUTPUT, Own, paths, write_stdout
+
+
+def inspect(
+    file: Annotated[list[Path], typer.Argument(help="Files, or - for their paths.")],
+    examples: Annotated[
+        int, typer.Option(help="Of a data file, show this many examples.", rich_help_panel=INPUT, min=0)
+    ] = 0,
+    own: Own = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a file.", rich_help_panel=OUTPUT)
+    ] = False,
+) -> None:
+    """Show what files are and how they came to be."""
+    for path in own or ():
+        registry.admit(str(path))
+    for path in paths(file):
+        found = describe(path)
+        if as_json:
+            write_stdout(json.dumps(found) + "\n")
+        else:
+            write_stdout(text(found))
+        if examples:
+            write_stdout(_examples(path, examples))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What the header of a file says, as JSON values; the digest is not checked."""
+    from xtool.axes import explain, layout
+    from xtool.config import check_model
+    from xtool.storage import BYTES, Source
+
+    with Source(path) as source:
+        header = source.header
+        ours = None
+        if header and header.kind in ("model", "resume"):
+            check_model(header.config, str(path))
+            ours = layout(header.config)
+        tensors = []
+        for entry in sorted(source.entries.values(), key=lambda one: one.name):
+            one: dict[str, Any] = {"name": entry.name, "dtype": entry.dtype, "shape": entry.shape}
+            name = entry.name.removeprefix("model/")
+            if ours and not name.startswith("optimizer/"):
+                ours.check(name, entry.shape, str(path))
+                one["axes"] = explain(ours.axes(name))
+            tensors.append(one | {"bytes": prod(entry.shape) * BYTES[entry.dtype]})
+        trained = [
+            t for t in tensors if ours and not t["name"].startswith("optimizer/")
+            and t["name"].removeprefix("model/") not in ours.frozen
+        ]
+        return {
+            "path": str(path),
+            "bytes": source.size,
+            "header": header.model_dump(by_alias=True) if header else None,
+            "params": sum(prod(t["shape"]) for t in trained) if ours else None,
+            "tensors": tensors,
+        }
+
+
+def text(found: Mapping[str, Any]) -> str:
+    """A description as a person reads it."""
+    from xtool.errors import printable
+    from xtool.lineage import Step, explain
+    from xtool.rows import to_table
+
+    header = found["header"]
+    lines = [f"{found['path']}: {found['bytes']:,} bytes"]
+    if header is None:
+        lines.append("a safetensors file without an xtool header")
+    else:
+        lines[0] += f", {header['kind']}, digest {header['digest'][:16]}"
+        if found["params"] is not None:
+            lines[0] += f", {found['params']:,} parameters"
+        for part in ("config", "task", "tokenizer", "training"):
+            if header[part]:
+                lines += ["", part, *(f"  {k} = {v}" for k, v in sorted(header[part].items()))]
+        steps = [Step.model_validate(one) for one in header["lineage"]]
+        lines += ["", "lineage", *(f"  {line}" for line in explain(steps))]
+    rows = [one | {"shape": "x".join(map(str, one["shape"]))} for one in found["tensors"]]
+    columns = [c for c in ("name", "dtype", "shape", "axes", "bytes") if any(c in r for r in rows)]
+    table = to_table(rows, columns) if rows else "no tensors\n"
+    return printable("\n".join(lines)) + "\n\n" + table + "\n"
+
+
+def _examples(path: Path, number: int) -> str:
+    from xtool.dataset import read_dataset
+    from xtool.tasks import task_of
+
+    data = read_dataset(path)
+    split = data.split("train")
+    task = task_of(data.header, str(path))
+    lines = task.show(data.header, split.inputs[:number], split.targets[:number], None)
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,78 @@
+"""Plot rows: bars, curves, one picture for several models, bands over seeds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xtool import registry
+from xtool.commands._dials import entry, names_completion
+from xtool.commands._ui import INPUT, OUTPUT, Force, Notes, Quiet, Verbose, read_stdin, write_stdout
+
+
+def plot(
+    rows: Annotated[list[Path], typer.Argument(help="Rows: CSV or JSON lines, or - for those piped in.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="The kind of figure: " + ", ".join(registry.names("plots")) + ".",
+            autocompletion=names_completion("plots"),
+            rich_help_panel=INPUT,
+        ),
+    ] = "bars",
+    x: Annotated[
+        str | None,
+        typer.Option(help="Column along the axis; label or lineage_epoch.", rich_help_panel=INPUT),
+    ] = None,
+    y: Annotated[
+        str | None, typer.Option(help="The metric; accuracy, else loss.", rich_help_panel=INPUT)
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Column that tells series apart.", rich_help_panel=INPUT)
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE.", rich_help_panel=INPUT)
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Above the figure.", rich_help_panel=OUTPUT)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A png, svg, pdf or html file.", rich_help_panel=OUTPUT),
+    ] = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Plot rows; the picture's path goes to standard output."""
+    from xtool import rows as tables
+    from xtool.errors import XtoolError
+    from xtool.storage import require_writable
+
+    notes = Notes(quiet, verbose)
+    name = entry("plots", kind)
+    target = out or Path(f"{name}.png")
+    require_writable(target, force)
+    found = []
+    for path in rows:
+        try:
+            text = read_stdin() if str(path) == "-" else _read(path)
+        except UnicodeDecodeError as error:
+            raise XtoolError(f"{path}: not text: byte {error.start}", "give rows") from error
+        found += tables.read(text, "standard input" if str(path) == "-" else str(path))
+    chosen = tables.select(found, where or [])
+    from xtool.plots import _draw
+
+    asked = _draw.request(chosen, name, x, y, by)
+    _draw.draw(asked, name, title, target)
+    notes.detail(f"{len(asked.rows)} rows of {asked.y}")
+    write_stdout(f"{target}\n")
+
+
+def _read(path: Path) -> str:
+    from xtool.errors import XtoolError
+
+    if path.exists() and not path.is_file():
+        raise XtoolError(f"{path}: not a regular file", "give a file of rows, or - for a pipe")
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise XtoolError(f"{path}: {(error.strerror or str(error)).lower()}") from error

@@ -1,0 +1,74 @@
+"""Prepare a task: a corpus becomes a data file with train, dev and test splits."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xtool import registry
+from xtool.commands._dials import entry, known, names_completion, run_file, words
+from xtool.commands._ui import INPUT, Force, Notes, Out, Own, Quiet, Verbose, write_stdout
+from xtool.config import Option, options, resolve
+
+COMMON = [Option("seed", "int", 0, "of the split")]
+
+
+def panels() -> dict[str, list[Option]]:
+    """The dials of the task that the command line names."""
+    named = [known("tasks", word) for word in words()[1:] if not word.startswith("-")]
+    task = next((name for name in named if name), registry.names("tasks")[0])
+    return {f"Task `{task}`": options("tasks", task), "Common": COMMON}
+
+
+def prepare(
+    task: Annotated[
+        str,
+        typer.Argument(help="The task.", autocompletion=names_completion("tasks")),
+    ],
+    corpus: Annotated[
+        str | None,
+        typer.Argument(
+            help="builtin, builtin-large, text8, shakespeare, a text file, or - for standard input.",
+            autocompletion=names_completion("corpora"),
+        ),
+    ] = None,
+    lines: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Ready examples, one a line: TRAIN DEV.", rich_help_panel=INPUT),
+    ] = None,
+    out: Out = None,
+    force: Force = False,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", help="A TOML file with a table `[prepare]`.", rich_help_panel=INPUT),
+    ] = None,
+    own: Own = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    **dials: Any,
+) -> None:
+    """Prepare a task's data file from a corpus; its path goes to standard output."""
+    from xtool.errors import UsageError
+    from xtool.storage import require_writable
+    from xtool.tasks import make_data
+
+    notes = Notes(quiet, verbose)
+    for path in own or ():
+        registry.admit(str(path))
+    name = entry("tasks", task)
+    if lines and corpus:
+        raise UsageError("`--lines` takes the place of a corpus; give one of them")
+    source = corpus or str(registry.literal("tasks", name, "CORPUS"))
+    known_dials = options("tasks", name) + COMMON
+    layers = [("the command line", dials), (str(config_file), run_file(config_file, "prepare", known_dials))]
+    values = resolve(known_dials, layers)
+    seed = values.pop("seed")
+    stem = Path(source).stem if corpus and corpus not in ("-", "builtin") else ""
+    target = out or Path("-".join([part for part in (Path(name).stem, stem) if part]) + ".st")
+    require_writable(target, force)
+    files = dict(zip(("train", "dev"), lines, strict=True)) if lines else {}
+    digest = make_data(target, name, source, files, values, seed)
+    notes.say(f"prepared {name} from {'lines' if lines else source}: {target} ({digest[:12]})")
+    write_stdout(f"{target}\n")
+
+

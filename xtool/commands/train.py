@@ -1,0 +1,139 @@
+"""Train a model on a data file, from its beginning or from another model."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from xtool import registry
+from xtool.commands._dials import entry, known, names_completion, peek, run_file
+from xtool.commands._ui import (
+    INPUT,
+    MODEL,
+    OUTPUT,
+    Force,
+    Notes,
+    Out,
+    Own,
+    Quiet,
+    Verbose,
+    one_path,
+    write_stdout,
+)
+from xtool.config import Option, model_options, resolve, write_run_file
+from xtool.training.dials import REPORT, RESULT
+
+CHOICE = [Option("arch", "text", "gpt", ""), Option("preset", "text", None, "")]
+
+
+def panels() -> dict[str, list[Option]]:
+    """The dials of the architecture and attention variant that the command line names."""
+    arch = known("archs", peek("--arch")) or _arch_of(peek("--from")) or "gpt"
+    attention = known("layers/attention", peek("--attention"))
+    return {f"Model `{arch}`": model_options(arch, attention), "Training": RESULT, OUTPUT: REPORT}
+
+
+def _arch_of(path: str | None) -> str | None:
+    """The architecture of a model file, as far as its header can be read."""
+    from xtool.errors import XtoolError
+    from xtool.storage import Source
+
+    if path in (None, "-"):
+        return None
+    try:
+        with Source(Path(str(path))) as source:
+            return known("archs", str(source.require_header().config.get("arch")))
+    except XtoolError:
+        return None
+
+
+def train(
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="A data file; by default that of --from, or the default task's."),
+    ] = None,
+    parent: Annotated[
+        Path | None,
+        typer.Option("--from", help="A model to go on from; - reads its path.", rich_help_panel=INPUT),
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", help="A TOML file with a table `[train]`.", rich_help_panel=INPUT),
+    ] = None,
+    own: Own = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            help="The architecture, or your own file. [default: gpt]",
+            rich_help_panel=MODEL,
+            autocompletion=names_completion("archs"),
+            envvar="XTOOL_ARCH",
+            show_envvar=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="A named set of the model's dials; gpt has: counting.", rich_help_panel=MODEL),
+    ] = None,
+    out: Out = None,
+    force: Force = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from NAME.resume.st.", rich_help_panel=OUTPUT)
+    ] = False,
+    save_config: Annotated[
+        Path | None,
+        typer.Option(help="Write the dials that were used, TOML.", rich_help_panel=OUTPUT),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done.", rich_help_panel=OUTPUT)
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    **dials: Any,
+) -> None:
+    """Train a model; its path goes to standard output, its rows to NAME.rows.jsonl."""
+    from xtool.commands._progress import ProgressBar
+    from xtool.commands._train import Asked, plan_run
+    from xtool.storage import require_writable
+    from xtool.training.journal import state_path
+    from xtool.training.loop import train as train_run
+
+    notes = Notes(quiet, verbose)
+    for path in own or ():
+        registry.admit(str(path))
+    every = CHOICE + [dial for dials_of in panels().values() for dial in dials_of]
+    from_file = run_file(config_file, "train", every)
+    chosen = resolve(CHOICE, [("", {"arch": arch, "preset": preset}), (str(config_file), from_file)])
+    chosen["arch"] = entry("archs", chosen["arch"])
+    if str(dials.get("attention") or "").endswith(".py"):
+        dials["attention"] = registry.admit(dials["attention"])
+    asked = Asked(
+        data=data,
+        parent=one_path(parent) if parent else None,
+        arch=chosen["arch"] if arch or from_file.get("arch") else None,
+        preset=chosen["preset"],
+        layers=[("the command line", dials), (str(config_file), from_file)],
+        out=out,
+        resume=resume,
+        force=force,
+    )
+    run, going_on = plan_run(asked, notes)
+    if save_config:
+        values = {"arch": run.config["arch"], **asked.used(run), **run.dials}
+        write_run_file(save_config, "train", values)
+    total = run.total_steps
+    notes.say(
+        f"{run.config['arch']}: {asked.params(run):,} parameters, {total:,} steps of "
+        f"{run.dials['batch_size']}, {run.progress(total)['flops']:.3g} training FLOPs, "
+        f"{run.threads} threads -> {run.out}"
+    )
+    for name, value in sorted((dict(run.config) | dict(run.dials)).items()):
+        notes.detail(f"  {name} = {value}")
+    if dry_run:
+        return
+    require_writable(run.out, force or going_on)
+    require_writable(state_path(run.out), force or going_on)
+    with ProgressBar(total, run.position.step, notes) as bar:
+        digest = train_run(run, bar, resume=going_on)
+    notes.detail(f"digest {digest}")
+    write_stdout(f"{run.out}\n")

@@ -1,0 +1,173 @@
+"""Dials and where their values come from: flag, environment, run file, checkpoint, default.
+
+A dial is declared once, as a literal row of `OPTIONS` in the file that it belongs to:
+
+    OPTIONS = [("n_heads", "int", 1, "attention heads"), ...]
+
+Types are `int`, `float`, `bool`, `text`, a choice `relu|gelu`, or `@folder` for the names of a registry
+folder. A default of None means that the value is derived from others.
+"""
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtool import registry
+from xtool.errors import UsageError, XtoolError, unknown
+
+Value = Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """One dial: the word used in code, flags, headers and rows, its type, default and help."""
+
+    name: str
+    type: str
+    default: Value
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """The command-line spelling, `--d-model`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def choices(self) -> list[str]:
+        """The values a choice may take; empty for a free value."""
+        if self.type.startswith("@"):
+            return registry.names(self.type[1:])
+        return self.type.split("|") if "|" in self.type else []
+
+    @property
+    def python(self) -> type:
+        """The Python type of a value."""
+        return {"int": int, "float": float, "bool": bool}.get(self.type, str)
+
+    def parse(self, value: Value, where: str) -> Value:
+        """`value` as this dial's type.
+
+        Args:
+            value: from a flag, the environment (text), a run file or a header.
+            where: names the source in an error, such as `run.toml` or `--lr`.
+
+        Raises:
+            UsageError: not of the type, or not one of the choices.
+        """
+        if value is None:
+            return None
+        if self.choices:
+            own = self.type.startswith("@") and str(value).endswith(".py")
+            if value not in self.choices and not own:
+                raise unknown(f"value for `{self.flag}`", str(value), self.choices)
+            return value
+        wanted = {"int": int, "float": (int, float), "bool": bool}.get(self.type, str)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and self.type != "bool"):
+            raise UsageError(f"{where}: `{self.name}` must be {self.type}, not {value!r}")
+        if self.type == "float" and not math.isfinite(value):
+            raise UsageError(f"{where}: `{self.name}` must be finite, not {value!r}")
+        return float(value) if self.type == "float" else value
+
+
+def options(folder: str, name: str) -> list[Option]:
+    """The dials that an entry's file declares."""
+    return from_rows(registry.literal(folder, name, "OPTIONS", []))
+
+
+def from_rows(rows: Iterable[tuple[str, str, Value, str]]) -> list[Option]:
+    """Options from literal rows `(name, type, default, help)`."""
+    return [Option(*row) for row in rows]
+
+
+def resolve(
+    dials: Iterable[Option], sources: Iterable[tuple[str, Mapping[str, Value]]]
+) -> dict[str, Value]:
+    """A value for every dial: from the first source that has one, else its default.
+
+    Args:
+        dials: what can be set.
+        sources: `(where, values)` in falling precedence; None means not given.
+    """
+    layers = list(sources)
+    out: dict[str, Value] = {}
+    for dial in dials:
+        out[dial.name] = dial.default
+        for where, values in layers:
+            if values.get(dial.name) is not None:
+                out[dial.name] = dial.parse(values[dial.name], where)
+                break
+    return out
+
+
+def model_options(arch: str, attention: str | None = None) -> list[Option]:
+    """The dials of an architecture and of its attention variant."""
+    own = options("archs", arch)
+    default = next((dial.default for dial in own if dial.name == "attention"), None)
+    variant = attention or default
+    return own + (options("layers/attention", variant) if variant else [])
+
+
+# What a model's configuration holds beside its dials.
+SHAPE = ("vocab_size", "context", "n_outputs")
+OTHER = ("arch", "sources")
+
+
+def check_model(config: Mapping[str, Value], where: str) -> None:
+    """Check that a header's configuration has every dial of its architecture, and no other.
+
+    Raises:
+        XtoolError: a dial is missing, unknown, or of the wrong type.
+    """
+    arch, attention = config.get("arch"), config.get("attention")
+    if not isinstance(arch, str) or not isinstance(attention, str | None):
+        raise XtoolError(f"{where}: the header names no architecture")
+    dials = {dial.name: dial for dial in model_options(arch, attention)}
+    known = {*dials, *SHAPE, *OTHER}
+    for name in known - set(OTHER) | set(config):
+        if name not in known or (name not in config and name not in OTHER):
+            what = "unknown" if name in config else "missing"
+            raise XtoolError(f"{where}: the header's configuration: dial `{name}` is {what}")
+    for name in SHAPE:
+        Option(name, "int", None, "").parse(config[name], where)
+        if not 1 <= config[name] <= 1 << 31:
+            raise XtoolError(f"{where}: the header's `{name}` is {config[name]}")
+    for name, dial in dials.items():
+        dial.parse(config[name], where)
+
+
+def read_run_file(path: Path, command: str, known: Iterable[str]) -> dict[str, Value]:
+    """The table of one command in a run file.
+
+    Raises:
+        XtoolError: the file is missing, is not TOML, or sets a dial that the command lacks.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise XtoolError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise XtoolError(f"{path}: not TOML: {error}") from error
+    table = tables.get(command, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: `{command}` must be a table", f"start it with `[{command}]`")
+    if not table and tables:
+        raise UsageError(f"{path}: has no table `[{command}]`", f"tables: {', '.join(tables)}")
+    names = list(known)
+    for key in table:
+        if key.replace("-", "_") not in names:
+            raise unknown(f"dial in {path}", key, names)
+    return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def write_run_file(path: Path, command: str, values: Mapping[str, Value]) -> None:
+    """Write the dials that were used, as one TOML table; unset ones are left out."""
+    lines = [f"[{command}]"]
+    lines += [f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None]
+    try:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise XtoolError(f"{path}: {error.strerror}") from error

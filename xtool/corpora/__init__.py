@@ -1,0 +1,95 @@
+"""Corpora: where text comes from. One file a named corpus; a path or `-` is one too."""
+
+import hashlib
+import os
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from xtool import registry
+from xtool.errors import XtoolError, unknown
+
+MAX_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Text:
+    """A corpus in memory.
+
+    Attributes:
+        name: such as `builtin`, or a file's name without its folder.
+        paragraphs: the text, cut where its author cut it.
+        sha256: of the source's bytes as they were read.
+        note: what a reader of the header should know, such as the Python version.
+    """
+
+    name: str
+    paragraphs: list[str]
+    sha256: str
+    note: str = ""
+
+
+class Corpus(Protocol):
+    """What a file in this folder ends with, as `ENTRY`."""
+
+    def __call__(self) -> Text:
+        """Read the corpus, from this machine or from a verified download."""
+
+
+def text_of(name: str, raw: bytes, note: str = "") -> Text:
+    """A corpus from the bytes of a UTF-8 text; blank lines part its paragraphs.
+
+    Raises:
+        XtoolError: empty, or not UTF-8 (the position is named).
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise XtoolError(
+            f"{name}: not UTF-8 text: byte {error.start} (line {line}) is {raw[error.start]:#04x}",
+            "convert it with `iconv -t UTF-8`, or give a text file",
+        ) from error
+    if "\0" in text:
+        raise XtoolError(f"{name}: binary: byte {raw.index(0)} is 0", "give a text file")
+    paragraphs = [part for part in text.replace("\r\n", "\n").split("\n\n") if part.strip()]
+    if not paragraphs:
+        raise XtoolError(f"{name}: the corpus is empty")
+    return Text(name, paragraphs, hashlib.sha256(raw).hexdigest(), note)
+
+
+def read_corpus(name: str) -> Text:
+    """The corpus of that name, the text file at that path, or standard input for `-`.
+
+    Raises:
+        UsageError: neither a known name nor a file.
+        XtoolError: unreadable, empty, or not text.
+    """
+    if name == "-":
+        raw = sys.stdin.buffer.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise XtoolError(f"standard input: more than {MAX_BYTES} bytes")
+        return text_of("standard input", raw)
+    if name in registry.names("corpora"):
+        corpus: Corpus = registry.load("corpora", name)
+        return corpus()
+    path = Path(name)
+    if not path.exists() and path.name == name and "." not in name:
+        raise unknown("corpus or file", name, registry.names("corpora"))
+    return text_of(path.name, _read_file(path))
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise XtoolError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    with os.fdopen(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise XtoolError(f"{path}: not a regular file", "pipe text in with `-` as the corpus")
+        if status.st_size > MAX_BYTES:
+            raise XtoolError(f"{path}: {status.st_size} bytes, at most {MAX_BYTES} are read")
+        return file.read()

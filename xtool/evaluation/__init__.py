@@ -1,0 +1,1 @@
+"""Evaluation: whole splits, every number with an interval."""

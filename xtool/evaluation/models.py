@@ -1,0 +1,130 @@
+"""Evaluating model files: rows of one model, and the paired difference of two."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xtool.archs import count, read_model
+from xtool.dataset import Dataset, find_data, read_dataset
+from xtool.errors import XtoolError
+from xtool.evaluation.score import columns_of_model, score_rows, scores
+from xtool.header import Header
+from xtool.intervals import estimate, p_value
+from xtool.rows import Row, read, row
+from xtool.tasks import task_of
+
+
+class Evaluator:
+    """Evaluates models on a device; a data file is read once for all of them.
+
+    Args:
+        data: the data file; None looks for that of each model's lineage.
+        splits: which splits; `all` stands for every one.
+        device: where to compute.
+    """
+
+    def __init__(self, data: Path | None, splits: Sequence[str], device: torch.device) -> None:
+        self.data, self.splits, self.device = data, splits, device
+        self._read: dict[Path, Dataset] = {}
+
+    def rows(self, path: Path, label: str | None, against: Path | None) -> list[Row]:
+        """Every metric of a model, its baselines, and differences from another model.
+
+        Raises:
+            XtoolError: an unreadable file, data that is not found or does not fit.
+        """
+        header, params, found = self._scores(path, None)
+        other = self._scores(against, self._data_path(header, path)) if against else None
+        base = columns_of_model(header, params) | {
+            "label": label or header.training.get("label") or path.name.removesuffix(".st"),
+            "digest": header.digest,
+            "device": self.device.type,
+            **_seconds(header, path),
+        }
+        out = []
+        for split, metrics in found.items():
+            out += score_rows(metrics, split=split, **base)
+            if other and against:
+                name = other[0].training.get("label") or against.name.removesuffix(".st")
+                out += _differences(metrics, other[2][split], split=split, against=name, **base)
+        return out
+
+    def _data_path(self, header: Header, path: Path) -> Path:
+        return self.data or find_data(header, [path.parent, Path.cwd()])
+
+    def _scores(
+        self, path: Path, data_path: Path | None
+    ) -> tuple[Header, int, dict[str, dict[str, Tensor]]]:
+        header, _, model = read_model(path)
+        data_path = data_path or self._data_path(header, path)
+        if data_path not in self._read:
+            self._read[data_path] = read_dataset(data_path)
+        data = self._read[data_path]
+        task = task_of(header, str(path))
+        for name, needed in vars(task.shape(data.header)).items():
+            if header.config[name] != needed:
+                raise XtoolError(
+                    f"{path}: the data {data_path} needs `{name}` {needed}, the model has "
+                    f"{header.config[name]}"
+                )
+        model = model.to(self.device)
+        found = {}
+        for split in data.splits if "all" in self.splits else self.splits:
+            chosen = data.split(split)
+            found[split] = scores(model, task, chosen)
+            found[split] |= task.baselines(data.split("train"), chosen)
+        return header, count(model), found
+
+
+def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor], **columns: Any) -> list[Row]:
+    """The mean of the paired differences over examples, with interval and p-value."""
+    out = []
+    for metric in ours:
+        if metric not in theirs or torch.equal(ours[metric], theirs[metric]) and metric == "majority":
+            continue
+        pairs = (ours[metric] - theirs[metric]).tolist()
+        mean = estimate(pairs)
+        out.append(
+            row(
+                metric=f"{metric}_difference",
+                value=mean.value,
+                low=mean.low,
+                high=mean.high,
+                n=mean.n,
+                p_value=p_value(pairs),
+                **columns,
+            )
+        )
+    return out
+
+
+def _seconds(header: Header, path: Path) -> dict[str, float | None]:
+    """Training seconds of the model's own run and of its lineage, from the journals beside it.
+
+    A header holds no clock, so the seconds stand in the rows files; they are found by digest. None
+    where a run of the lineage has no journal here.
+    """
+    known: dict[str, float] = {}
+    for folder in {path.resolve().parent, Path.cwd()}:
+        for journal in folder.glob("*.rows.jsonl"):
+            known |= _journal_seconds(journal)
+    digests = [header.digest]
+    for one in reversed(header.lineage):
+        digests += [one.inputs[role] for role in ("from", "model") if role in one.inputs]
+    runs = [digest for digest in digests if digest in known]
+    trains = sum(one.command == "train" for one in header.lineage)
+    whole = sum(known[digest] for digest in runs) if len(runs) == trains else None
+    return {"seconds": known.get(header.digest), "lineage_seconds": whole}
+
+
+def _journal_seconds(journal: Path) -> dict[str, float]:
+    """The digest and seconds of the run that a journal closed with; nothing from a broken one."""
+    try:
+        lines = journal.read_text(encoding="utf-8").splitlines()[-1:]
+        rows = read(lines[0], journal.name) if lines else []
+    except (OSError, UnicodeDecodeError, XtoolError):
+        return {}
+    return {r["digest"]: float(r["value"]) for r in rows if r["metric"] == "train_seconds"}

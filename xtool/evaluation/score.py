@@ -1,0 +1,71 @@
+"""Scores of a model on a split, example by example, and the rows that they make."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xtool.dataset import Split
+from xtool.header import Header
+from xtool.intervals import estimate
+from xtool.rows import Row, row
+from xtool.tasks import Task
+
+BATCH = 1024
+LOWER_IS_BETTER = ("loss", "bits_per_char", "bits_per_byte", "squared_error")
+
+
+@torch.inference_mode()
+def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Tensor]:
+    """Each metric for each example of a split, (N,) float64 on the CPU.
+
+    Batches have a fixed size, so the result depends on nothing but model and data.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    parts: list[dict[str, Tensor]] = []
+    for at in range(0, len(split), BATCH):
+        inputs = split.inputs[at : at + BATCH].to(device)  # (B, T)
+        targets = split.targets[at : at + BATCH].to(device)  # (B, T)
+        found = task.score(model(inputs), targets)
+        parts.append({name: values.cpu() for name, values in found.items()})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The likeliest class at each position, (B, T) -> (B, T)."""
+    model.eval()
+    predicted: Tensor = model(inputs).argmax(-1)  # (B, T)
+    return predicted
+
+
+def score_rows(found: dict[str, Tensor], **columns: Any) -> list[Row]:
+    """One row a metric: the mean over examples with its 95 % interval.
+
+    Examples, not positions, are the independent unit: positions of one string are not independent.
+    """
+    rows = []
+    for metric, values in found.items():
+        mean = estimate(values.tolist())
+        low, high = mean.low, mean.high
+        if metric in ("accuracy", "majority") and low is not None and high is not None:
+            low, high = max(low, 0.0), min(high, 1.0)
+        rows.append(row(metric=metric, value=mean.value, low=low, high=high, n=mean.n, **columns))
+    return rows
+
+
+def columns_of_model(header: Header, params: int) -> dict[str, Any]:
+    """The columns of a row that a model's header gives."""
+    progress = header.training.get("progress", {})
+    return {
+        "arch": header.config.get("arch"),
+        "task": header.task.get("name"),
+        "seed": header.training.get("dials", {}).get("seed"),
+        "step": progress.get("steps", 0),
+        "epoch": progress.get("epochs", 0.0),
+        "params": params,
+        "flops": progress.get("flops", 0),
+        "lineage_flops": progress.get("lineage_flops", 0),
+        "lineage_epoch": progress.get("lineage_epochs", 0.0),
+    }

@@ -1,0 +1,94 @@
+"""The header of a `.st` file: one canonical JSON value that says what the file is and how it came to be.
+
+It stands under the single safetensors metadata key `xtool`. Canonical means sorted keys, no spaces,
+ASCII only, no clock and no absolute path, so that the same work gives the same bytes.
+"""
+
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from xtool.errors import XtoolError
+from xtool.lineage import Step
+
+NO_DIGEST = "0" * 64
+
+
+class Header(BaseModel):
+    """What every file of xtool says about itself.
+
+    Attributes:
+        kind: `data`, `model` or `resume`.
+        config: the architecture with all its dials, or where a data file's text came from.
+        task: the task's name and dials; `train` copies it from data to model.
+        tokenizer: how text became symbols.
+        training: dials of the last training run and its `progress`, counted over the lineage too.
+        lineage: the steps that made the file, oldest first.
+        digest: BLAKE3 of the whole file with these 64 digits as zeros.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    kind: Literal["data", "model", "resume"]
+    config: dict[str, Any] = {}
+    task: dict[str, Any] = {}
+    tokenizer: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    lineage: list[Step] = []
+    digest: str = Field(default=NO_DIGEST, pattern="^[0-9a-f]{64}$")
+
+    def canonical(self) -> str:
+        """The header as canonical JSON."""
+        return canonical_json(self.model_dump(by_alias=True))
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, no spaces, ASCII only; equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def strict_json(text: str) -> Any:
+    """Parse JSON, refusing duplicate keys and numbers that JSON does not have.
+
+    Raises:
+        ValueError: not JSON, nested too deeply, a key given twice, NaN or infinity.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(items)
+        if len(out) != len(items):
+            raise ValueError("a key stands twice")
+        return out
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def read_header(text: str, where: str) -> Header:
+    """Parse and check a header.
+
+    Raises:
+        XtoolError: not canonical JSON, or not of this schema.
+    """
+    try:
+        value = strict_json(text)
+    except ValueError as error:
+        raise XtoolError(f"{where}: the header is not JSON: {error}") from error
+    if isinstance(value, dict) and value.get("schema") not in (None, 1):
+        raise XtoolError(
+            f"{where}: schema {value['schema']!r} is not 1",
+            "it was written by another version of xtool",
+        )
+    try:
+        return Header.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "header"
+        raise XtoolError(f"{where}: the header's `{place}`: {first['msg'].lower()}") from error

@@ -1,0 +1,45 @@
+"""Attention variants: one file each, chosen with `--attention`."""
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class AttentionConfig(Protocol):
+    """The dials of an architecture that an attention variant may read."""
+
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def n_heads(self) -> int: ...
+    @property
+    def d_head(self) -> int: ...
+    @property
+    def d_value(self) -> int: ...
+    @property
+    def causal(self) -> bool: ...
+    @property
+    def attention_output(self) -> bool: ...
+    @property
+    def score_scale(self) -> str: ...
+    @property
+    def bias(self) -> str: ...
+    @property
+    def dropout_attention(self) -> float: ...
+
+
+class Attention(Protocol):
+    """What a file in this folder ends with, as `ENTRY`.
+
+    A file also declares the literals `AXES` and `PRODUCTS` (see `xtool.axes`), with names below
+    `blocks.{layer}.attention.`.
+    """
+
+    def build(self, config: AttentionConfig) -> nn.Module:
+        """A module (B, T, D) -> (B, T, D) with uninitialised weights."""
+
+    def flops(self, config: Any, context: int) -> int:
+        """Floating-point operations of one forward pass over one example, multiply and add apart."""
+
+
+__all__ = ["Attention", "AttentionConfig", "Tensor"]

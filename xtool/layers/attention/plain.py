@@ -1,0 +1,77 @@
+"""Scaled dot-product attention of several heads (Vaswani et al., 2017, arXiv:1706.03762).
+
+Queries and keys may be narrower than values, and the output projection may be left out; the heads'
+values are then the residual's columns themselves. There is no key bias: the softmax cancels it.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xtool.layers.attention import Attention, AttentionConfig
+from xtool.layers.linear import Linear
+
+AXES = {
+    "q.weight": ("n_heads*d_head", "<d_model"),
+    "k.weight": ("n_heads*d_head", "<d_model"),
+    "v.weight": ("n_heads*d_value", "<d_model"),
+    "o.weight": ("d_model", "<n_heads*d_value"),
+    "vo.weight": ("d_model", "<d_model"),
+    "q.bias": ("n_heads*d_head",),
+    "v.bias": ("n_heads*d_value",),
+    "o.bias": ("d_model",),
+    "vo.bias": ("d_model",),
+}
+PRODUCTS = {"q.*": ("d_head", "score_scale")}
+
+
+class Plain(nn.Module):
+    """Attention over all positions, or those up to the query's when causal.
+
+    Without an output projection the values are `vo`, since they write the residual themselves.
+    """
+
+    def __init__(self, config: AttentionConfig) -> None:
+        super().__init__()
+        d_model, inner = config.d_model, config.n_heads * config.d_value
+        bias = config.bias == "all"
+        self.n_heads, self.causal = config.n_heads, config.causal
+        self.scale = {
+            "d_head": config.d_head**-0.5, "d_model": d_model**-0.5, "none": 1.0
+        }[config.score_scale]
+        self.q = Linear(d_model, config.n_heads * config.d_head, bias)
+        self.k = Linear(d_model, config.n_heads * config.d_head)
+        if config.attention_output:
+            self.v = Linear(d_model, inner, bias)
+            self.o = Linear(inner, d_model, bias)
+        else:
+            self.vo = Linear(d_model, inner, bias)
+        self.dropout = config.dropout_attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        values = self.v if hasattr(self, "v") else self.vo
+        q, k, v = (self._heads(part(x)) for part in (self.q, self.k, values))  # (B, H, T, K)
+        drop = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=drop, is_causal=self.causal, scale=self.scale
+        )  # (B, H, T, K)
+        out = mixed.transpose(1, 2).flatten(2)  # (B, T, H*K)
+        return self.o(out) if hasattr(self, "o") else out
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K)
+
+
+class _Entry:
+    def build(self, config: AttentionConfig) -> nn.Module:
+        return Plain(config)
+
+    def flops(self, config: Any, context: int) -> int:
+        d, h, k, v = config.d_model, config.n_heads, config.d_head, config.d_value
+        projections = d * h * (2 * k + v) + (h * v * d if config.attention_output else 0)
+        return 2 * context * (projections + context * h * (k + v))
+
+
+ENTRY: Attention = _Entry()

@@ -1,0 +1,77 @@
+"""First values of every tensor, from its axes alone, so that all architectures start alike.
+
+A linear weight is uniform in +-1/sqrt(fan-in), the default of PyTorch's `nn.Linear`, whose spread
+1/sqrt(3 fan-in) is also GPT-2's 0.02 at its width; what writes the residual stream inside a layer is
+divided by sqrt(n_layers) after Radford et al. (2019). Embeddings are normal with spread 1, or
+1/sqrt(3 d_model) where a tied head reads them too. Gains are 1, biases 0.
+
+Values depend on (seed, name, row block) only, so any range of rows can be drawn by itself.
+"""
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from xtool.axes import RESIDUAL, Layout
+from xtool.layers.positions import TABLES, table
+from xtool.seeds import derive
+
+CHUNK = 1 << 18
+
+Fill = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def initial(layout: Layout, name: str, seed: int, start: int = 0, stop: int | None = None) -> Tensor:
+    """Rows [start, stop) of a tensor's first values, float32; a fixed table is float64."""
+    shape = layout.shape(name)
+    stop = shape[0] if stop is None else stop
+    axes = layout.axes(name)
+    if name in layout.frozen:
+        kind = str(layout.config["positions"])
+        assert kind in TABLES, kind
+        return table(kind, *shape)[start:stop]
+    if axes[0].role == "scales":
+        return torch.full((stop - start,), 0.0 if name.endswith("bias") else 1.0)
+    if len(shape) == 1:
+        return torch.zeros(stop - start)
+    linear = axes[1].role == "reads"
+    spread = _spread(layout, name, shape) if linear else _embedding_spread(layout, name, shape)
+
+    def fill(values: Tensor, generator: torch.Generator) -> Tensor:
+        if linear:
+            return values.uniform_(-spread, spread, generator=generator)
+        return values.normal_(0, spread, generator=generator)
+
+    return draw(shape, derive(seed, "initial", name), start, stop, fill)
+
+
+def draw(shape: Sequence[int], seed: int, start: int, stop: int, fill: Fill) -> Tensor:
+    """Rows [start, stop) of a random tensor, float32, the same however the rows are asked for.
+
+    Args:
+        shape: of the whole tensor; rows are its first axis.
+        seed: names the tensor.
+        start: first row.
+        stop: the row after the last.
+        fill: fills a block of rows in place from a generator.
+    """
+    step = max(1, CHUNK // prod(shape[1:]))
+    parts = []
+    for at in range(start - start % step, stop, step):
+        generator = torch.Generator().manual_seed(derive(seed, at))
+        values = fill(torch.empty(min(step, shape[0] - at), *shape[1:]), generator)
+        parts.append(values[max(start - at, 0) : stop - at])
+    return torch.cat(parts)
+
+
+def _spread(layout: Layout, name: str, shape: tuple[int, ...]) -> float:
+    writes_residual = layout.axes(name)[0].factors == (RESIDUAL,)
+    layers = int(layout.config.get("n_layers") or 1)
+    deep = writes_residual and layout.layer(name) is not None
+    return float(shape[1] ** -0.5 / (layers**0.5 if deep else 1))
+
+
+def _embedding_spread(layout: Layout, name: str, shape: tuple[int, ...]) -> float:
+    return float((3 * shape[1]) ** -0.5) if len(layout.roles(name)) > 1 else 1.0

@@ -1,0 +1,30 @@
+"""The feed-forward part: relu, gelu, or the gated swiglu (Shazeer, 2020, arXiv:2002.05202)."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xtool.layers.linear import Linear
+
+
+class Mlp(nn.Module):
+    """down(f(up(x))), or down(silu(gate(x)) * up(x)); (B, T, D) -> (B, T, D)."""
+
+    def __init__(
+        self, d_model: int, d_ff: int, activation: str, bias: bool = False, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.up = Linear(d_model, d_ff, bias)
+        self.gate = Linear(d_model, d_ff, bias) if activation == "swiglu" else None
+        self.down = Linear(d_ff, d_model, bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it to each position alone."""
+        hidden = self.up(x)  # (B, T, F)
+        if self.gate is not None:
+            hidden = F.silu(self.gate(x)) * hidden
+        else:
+            hidden = F.relu(hidden) if self.activation == "relu" else F.gelu(hidden)
+        out: Tensor = self.down(self.dropout(hidden))  # (B, T, D)
+        return out

@@ -1,0 +1,18 @@
+"""Norms by name: none, layernorm (Ba et al., 2016, arXiv:1607.06450), rmsnorm (Zhang and Sennrich,
+
+2019, arXiv:1910.07467).
+"""
+
+from torch import nn
+
+KINDS = ("none", "layernorm", "rmsnorm")
+
+
+def norm(kind: str, d_model: int, eps: float) -> nn.Module:
+    """The norm over the last axis of (..., D); `none` is the identity and has no tensors."""
+    if kind == "layernorm":
+        return nn.LayerNorm(d_model, eps=eps)
+    if kind == "rmsnorm":
+        return nn.RMSNorm(d_model, eps=eps)
+    assert kind == "none", kind
+    return nn.Identity()

@@ -1,0 +1,36 @@
+"""Plots: one file a kind of figure; rows in, figure out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from xtool.rows import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw.
+
+    Attributes:
+        rows: the rows of one metric and split.
+        x: the column along the horizontal axis.
+        y: the metric.
+        by: the column that tells series apart; None for one series.
+        baseline: rows of a baseline for the same split, such as `majority`.
+    """
+
+    rows: Sequence[Row]
+    x: str
+    y: str
+    by: str | None
+    baseline: Sequence[Row] = ()
+
+
+class Plot(Protocol):
+    """What a file in this folder ends with, as `ENTRY`; it also declares the literal `X` and `BY`."""
+
+    def __call__(self, axes: "Axes", request: Request) -> None:
+        """Draw onto empty axes; whoever calls sets title, size and file."""

@@ -1,0 +1,107 @@
+"""From rows to a file: choose the rows, draw, and write the picture in one step."""
+
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from xtool import registry
+from xtool.errors import UsageError, XtoolError, unknown
+from xtool.plots import Plot, Request
+from xtool.rows import Row, require_column
+from xtool.storage import replacing
+
+FORMATS = ("png", "svg", "pdf", "html")
+# Okabe and Ito (2008): told apart with every kind of colour vision; markers differ too.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+MARKERS = "osD^vPX"
+STYLE = {
+    "font.size": 10,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "xtool",
+    "svg.fonttype": "none",
+    "figure.constrained_layout.use": True,
+}
+BASELINES = ("majority",)
+
+
+def request(
+    rows: Sequence[Row], kind: str, x: str | None, y: str | None, by: str | None
+) -> Request:
+    """Decide what to draw, filling in what was not said.
+
+    Raises:
+        UsageError: an unknown column or metric, or rows of several splits.
+        XtoolError: nothing is left to draw.
+    """
+    x = x or registry.literal("plots", kind, "X")
+    by = by or registry.literal("plots", kind, "BY")
+    metrics = list(dict.fromkeys(str(one["metric"]) for one in rows))
+    y = y or next((m for m in ("accuracy", "loss") if m in metrics), metrics[0])
+    if y not in metrics:
+        raise unknown("metric", y, metrics)
+    assert x is not None
+    require_column(rows, x)
+    if by:
+        require_column(rows, by)
+    chosen = [one for one in rows if one["metric"] == y and one.get(x) is not None]
+    if not chosen:
+        raise XtoolError(f"no row of `{y}` has a value in column `{x}`", "choose another `--x`")
+    splits = sorted({str(one.get("split")) for one in chosen})
+    if len(splits) > 1 and "split" not in (x, by):
+        raise UsageError(
+            f"the rows hold several splits: {', '.join(splits)}",
+            f"choose one with `--where split={splits[0]}`, or tell them apart with `--by split`",
+        )
+    base = [one for one in rows if one["metric"] in BASELINES and y == "accuracy"]
+    return Request(chosen, x, y, by, base)
+
+
+def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
+    """Draw a figure and write it; equal rows give equal bytes.
+
+    Raises:
+        UsageError: a file ending that is no format.
+        XtoolError: the file cannot be written.
+    """
+    form = out.suffix.lstrip(".")
+    if form not in FORMATS:
+        raise UsageError(f"{out}: cannot draw `{form}`", f"end the name in {', '.join(FORMATS)}")
+    plot: Plot = registry.load("plots", kind)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(7, 4.5), dpi=150)
+        axes = figure.subplots()
+        axes.set_ylabel(asked.y.replace("_", " ") + (" (nats)" if asked.y == "loss" else ""))
+        plot(axes, asked)
+        for one in list(asked.baseline)[:1]:
+            axes.axhline(one["value"], color="0.4", linestyle=":", label=one["metric"])
+        if title:
+            axes.set_title(title)
+        handles, labels = axes.get_legend_handles_labels()
+        if labels and (len(labels) > 1 or asked.baseline):
+            axes.legend(handles, labels, frameon=False)
+        picture = _bytes(figure, form, title or f"{asked.y} by {asked.x}")
+    with replacing(out) as (file, _):
+        file.write(picture)
+
+
+def _bytes(figure: Figure, form: str, title: str) -> bytes:
+    buffer = io.BytesIO()
+    if form == "html":
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        svg = buffer.getvalue().decode().partition("<svg")[2]
+        page = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{}</title><body><svg{}</body></html>'
+        return page.format(escape(title), svg).encode()
+    metadata = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
+    figure.savefig(buffer, format=form, metadata=metadata)
+    return buffer.getvalue()

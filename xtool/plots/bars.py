@@ -1,0 +1,49 @@
+"""A bar for each value of a column, with its 95 % interval; seeds are averaged."""
+
+from typing import TYPE_CHECKING
+
+from xtool.plots import Plot, Request
+from xtool.plots._draw import COLOURS
+from xtool.rows import short, summarise
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+X = "label"
+BY = None
+
+
+def bars(axes: "Axes", request: Request) -> None:
+    """One group a value of `x`, one bar a value of `by`."""
+    series = list(dict.fromkeys(one.get(request.by) if request.by else None for one in request.rows))
+    keys = [request.x, request.by] if request.by else [request.x]
+    cells = summarise(request.rows, keys)
+    groups = list(dict.fromkeys(key[0] for key in cells))
+    width = 0.8 / len(series)
+    for number, name in enumerate(series):
+        shift = (number - (len(series) - 1) / 2) * width
+        colour = COLOURS[number % len(COLOURS)]
+        for place, group in enumerate(groups):
+            cell = cells.get((group, name) if request.by else (group,))
+            if cell is None:
+                continue
+            label = str(name) if request.by and group == groups[0] else None
+            axes.bar(place + shift, cell.value, width * 0.9, color=colour, label=label)
+            top = cell.value
+            if cell.low is not None and cell.high is not None:
+                spread = [[cell.value - cell.low], [cell.high - cell.value]]
+                axes.errorbar(place + shift, cell.value, spread, color="black", capsize=3)
+                top = cell.high
+            axes.annotate(
+                short(cell.value), (place + shift, top), (0, 3), textcoords="offset points", ha="center"
+            )
+    turned = max(len(str(group)) for group in groups) * len(groups) > 60
+    axes.set_xticks(
+        range(len(groups)), [str(g) for g in groups], rotation=30 if turned else 0,
+        ha="right" if turned else "center",
+    )
+    axes.grid(axis="x", visible=False)
+    axes.set_xlabel("" if request.x == "label" else request.x.replace("_", " "))
+
+
+ENTRY: Plot = bars

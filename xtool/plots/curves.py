@@ -1,0 +1,50 @@
+"""A line for each series over a number such as epoch or FLOPs, with a band over seeds."""
+
+from typing import TYPE_CHECKING
+
+from xtool.errors import UsageError
+from xtool.plots import Plot, Request
+from xtool.plots._draw import COLOURS, MARKERS
+from xtool.rows import summarise
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+X = "lineage_epoch"
+BY = "label"
+UNITS = {"flops": "training FLOPs", "lineage_flops": "training FLOPs, small model included"}
+UNITS |= {"lineage_epoch": "epochs, small model included", "seconds": "training seconds"}
+
+
+def curves(axes: "Axes", request: Request) -> None:
+    """Means joined by a line; the band is the 95 % interval.
+
+    Raises:
+        UsageError: `x` is not a number.
+    """
+    assert request.by is not None
+    series = list(dict.fromkeys(one.get(request.by) for one in request.rows))
+    for number, name in enumerate(series):
+        own = [one for one in request.rows if one.get(request.by) == name]
+        if not all(isinstance(one[request.x], int | float) for one in own):
+            raise UsageError(f"column `{request.x}` is not a number", "use `--kind bars`")
+        cells = sorted(summarise(own, [request.x]).items())
+        x = [key[0] for key, _ in cells]
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.plot(
+            x, [cell.value for _, cell in cells], color=colour, marker=marker, markersize=4,
+            label=str(name),
+        )
+        banded = [(k[0], c) for k, c in cells if c.low is not None and c.high is not None]
+        axes.fill_between(
+            [place for place, _ in banded],
+            [cell.low for _, cell in banded if cell.low is not None],
+            [cell.high for _, cell in banded if cell.high is not None],
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
+        )
+    axes.set_xlabel(UNITS.get(request.x, request.x.replace("_", " ")))
+
+
+ENTRY: Plot = curves

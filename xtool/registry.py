@@ -1,0 +1,143 @@
+"""The folder is the registry: a file in `archs/` is an architecture, and so for every other folder.
+
+Names come from the folder listing, and dials, tables and the one-line description are read from a
+file's syntax tree, so `--help`, completion and `inspect` never import torch. The module itself is
+imported when it is used. A name that ends in `.py` is a user's own file.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from xtool.errors import UsageError, XtoolError, unknown
+
+ROOT = Path(__file__).parent
+
+# The user's own files, by name without folder: only what was passed to this process is ever loaded.
+_admitted: dict[str, Path] = {}
+
+
+def admit(path: str) -> str:
+    """Let a user's own file be used by its name in this process; returns the name.
+
+    Raises:
+        UsageError: no such file, or not a `.py` file.
+    """
+    own = Path(path)
+    if own.suffix != ".py" or not own.is_file():
+        raise UsageError(f"{path}: not a Python file", "own files end in `.py`")
+    _admitted[own.name] = own
+    return own.name
+
+
+def names(folder: str) -> list[str]:
+    """The entries of a folder, such as `archs` or `surgery/operators`, in order."""
+    return sorted(
+        path.stem.replace("_", "-")
+        for path in (ROOT / folder).glob("*.py")
+        if not path.stem.startswith("_")
+    )
+
+
+def path_of(folder: str, name: str) -> Path:
+    """The file behind an entry.
+
+    Raises:
+        UsageError: no such entry, or a user's own file that was not passed to this process.
+    """
+    if name.endswith(".py"):
+        if name not in _admitted:
+            raise UsageError(
+                f"the {word(folder)} `{name}` is a file of its user's own", f"pass it: `--own {name}`"
+            )
+        return _admitted[name]
+    if name not in names(folder):
+        raise unknown(word(folder), name, names(folder))
+    return ROOT / folder / (name.replace("-", "_") + ".py")
+
+
+def word(folder: str) -> str:
+    """What one entry of a folder is called in messages."""
+    return {
+        "archs": "architecture",
+        "tasks": "task",
+        "corpora": "corpus",
+        "tokenizers": "tokenizer",
+        "surgery/operators": "growth operator",
+        "layers/attention": "attention variant",
+        "plots": "kind of plot",
+    }[folder]
+
+
+@lru_cache
+def _tree(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise XtoolError(f"{path}: not Python: {error}") from error
+
+
+def literal(folder: str, name: str, variable: str, default: Any = None) -> Any:
+    """The value of a literal assigned at the top of an entry's file, without importing it.
+
+    Raises:
+        XtoolError: the variable is there but is not a literal.
+    """
+    path = path_of(folder, name)
+    for node in _tree(path).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        if any(isinstance(t, ast.Name) and t.id == variable for t in targets):
+            try:
+                return ast.literal_eval(node.value)  # type: ignore[attr-defined]
+            except ValueError as error:
+                raise XtoolError(f"{path}: `{variable}` must be a literal") from error
+    return default
+
+
+def summary(folder: str, name: str) -> str:
+    """The first line of the entry's docstring, for help."""
+    return (ast.get_docstring(_tree(path_of(folder, name))) or "").partition("\n")[0]
+
+
+def source_digests() -> dict[str, str]:
+    """The sha256 of each of the user's own files that was passed, kept in the header."""
+    return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in _admitted.items()}
+
+
+@lru_cache
+def _own_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"xtool_own_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise XtoolError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise XtoolError(f"{path}: cannot be imported: {error}") from error
+    return module
+
+
+def load(folder: str, name: str) -> Any:
+    """Import an entry and return the value of the folder's contract that ends its file.
+
+    Raises:
+        UsageError: no such entry.
+        XtoolError: a user's file that fails to import or has no `ENTRY`.
+    """
+    path = path_of(folder, name)
+    if name.endswith(".py"):
+        module = _own_module(path.resolve())
+    else:
+        module = importlib.import_module(f"xtool.{folder.replace('/', '.')}.{path.stem}")
+    if not hasattr(module, "ENTRY"):
+        raise XtoolError(
+            f"{path}: has no `ENTRY`", f"end the file with `ENTRY: {word(folder).title()} = ...`"
+        )
+    return module.ENTRY

@@ -1,0 +1,252 @@
+"""Rows: one number a row, the same columns from training, evaluation and analysis.
+
+CSV and JSON lines hold the same rows; plots and pivots choose columns by name. Columns beyond
+`COLUMNS` are free: a task or an analysis adds what it needs (`examples`, `loops`, `layer`, `head`).
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from xtool.errors import UsageError, XtoolError, unknown
+from xtool.intervals import Estimate, estimate
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "label digest arch task split seed replica step epoch metric value low high n params flops "
+    "lineage_flops seconds device"
+).split()
+FORMATS = ("table", "csv", "jsonl", "markdown")
+TABLE = "label split metric value low high n params lineage_flops lineage_seconds".split()
+
+
+def row(**columns: Any) -> Row:
+    """A row with every standard column, in order, then the free ones; absent values are None."""
+    return {name: columns.pop(name, None) for name in COLUMNS} | columns
+
+
+def columns_of(rows: Iterable[Row]) -> list[str]:
+    """The standard columns, then the free ones in the order of their first appearance."""
+    free = {name: None for one in rows for name in one if name not in COLUMNS}
+    return [*COLUMNS, *free]
+
+
+def to_jsonl(rows: Iterable[Row]) -> str:
+    """One JSON object a line; columns without a value are left out."""
+    kept = ({k: v for k, v in one.items() if v is not None} for one in rows)
+    return "".join(json.dumps(one, allow_nan=False) + "\n" for one in kept)
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Comma-separated values with a heading; an absent value is an empty cell."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns_of(rows), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def short(value: Any) -> str:
+    """A value as a person reads it: four significant digits, large numbers by powers of ten."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**7:
+        return f"{value:.3g}"
+    return str(value)
+
+
+def to_table(rows: Sequence[Row], columns: Sequence[str], markdown: bool = False) -> str:
+    """Chosen columns, aligned for a terminal or as Markdown; numbers to the right."""
+    cells = [[short(one.get(name)) for name in columns] for one in rows]
+    widths = [max(len(name), *(len(line[i]) for line in cells), 3) for i, name in enumerate(columns)]
+    right = [any(isinstance(one.get(name), int | float) for one in rows) for name in columns]
+
+    def line(texts: Sequence[str]) -> str:
+        padded = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(texts, widths, right, strict=True)]
+        return "| " + " | ".join(padded) + " |" if markdown else "  ".join(padded).rstrip()
+
+    rule = ["-" * (w - 1) + (":" if r and markdown else "-") for w, r in zip(widths, right, strict=True)]
+    return "\n".join([line(columns), line(rule), *map(line, cells)]) + "\n"
+
+
+def render(rows: Sequence[Row], form: str, columns: Sequence[str] | None = None) -> str:
+    """Rows as text in one of `FORMATS`.
+
+    Args:
+        rows: what to show.
+        form: the format.
+        columns: for tables, which columns; by default those of `TABLE` that have a value, and
+            whatever free columns tell rows apart.
+
+    Raises:
+        UsageError: unknown format.
+    """
+    if form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    if form == "jsonl":
+        return to_jsonl(rows)
+    if form == "csv":
+        return to_csv(rows)
+    if columns is None:
+        free = [name for name in columns_of(rows)[len(COLUMNS) :] if name not in TABLE]
+        some = [name for name in [*TABLE, *free] if any(one.get(name) is not None for one in rows)]
+        columns = [n for n in some if not n.startswith("lineage_") or n in TABLE]
+    return to_table(rows, columns, markdown=form == "markdown")
+
+
+def read(text: str, where: str) -> list[Row]:
+    """Rows from CSV or JSON lines, whichever it is.
+
+    Raises:
+        XtoolError: empty, malformed (the line is named), or without a `metric` and a `value`.
+    """
+    body = text.lstrip()
+    if not body:
+        raise XtoolError(f"{where}: has no rows")
+    rows = _read_jsonl(body, where) if body.startswith("{") else _read_csv(body, where)
+    for number, one in enumerate(rows, 1):
+        if not isinstance(one.get("metric"), str) or not isinstance(one.get("value"), int | float):
+            raise XtoolError(
+                f"{where}: row {number} has no `metric` and number `value`",
+                "give rows as `xtool evaluate --format csv` or a `.rows.jsonl` file has them",
+            )
+    return rows
+
+
+def _read_jsonl(text: str, where: str) -> list[Row]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise XtoolError(f"{where}: line {number} is not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise XtoolError(f"{where}: line {number} is not a JSON object")
+        rows.append(row(**value))
+    return rows
+
+
+TEXT = {"label", "digest", "arch", "task", "split", "metric", "device"}
+
+
+def _read_csv(text: str, where: str) -> list[Row]:
+    try:
+        lines = list(csv.DictReader(io.StringIO(text), strict=True))
+    except csv.Error as error:
+        raise XtoolError(f"{where}: not CSV: {error}") from error
+    if any(None in line for line in lines):
+        raise XtoolError(f"{where}: a line has more cells than the heading")
+    return [row(**{k: v if k in TEXT else _number(v) for k, v in line.items()}) for line in lines]
+
+
+def _number(cell: str | None) -> Any:
+    if not cell:
+        return None
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            pass
+    return cell
+
+
+def select(rows: Sequence[Row], where: Sequence[str]) -> list[Row]:
+    """The rows for which every `COLUMN=VALUE` holds; `A=x,y` takes either value.
+
+    Raises:
+        UsageError: not of that form, or a column that no row has.
+    """
+    kept = list(rows)
+    for condition in where:
+        name, equals, wanted = condition.partition("=")
+        if not equals:
+            raise UsageError(f"`{condition}` is not COLUMN=VALUE")
+        require_column(rows, name)
+        kept = [one for one in kept if str(one.get(name)) in wanted.split(",")]
+        if not kept:
+            found = sorted({str(one.get(name)) for one in rows})
+            raise XtoolError(f"no row has `{condition}`", f"`{name}` is one of: {', '.join(found)}")
+    return kept
+
+
+def require_column(rows: Sequence[Row], name: str) -> None:
+    """Raise UsageError unless some row has the column."""
+    if name not in columns_of(rows):
+        raise unknown("column", name, columns_of(rows))
+
+
+def summarise(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], Estimate]:
+    """Mean and interval for each combination of `keys`, in the order of first appearance.
+
+    Several rows of one cell (seeds, replicas) give a t interval over them; a single row keeps the
+    interval that it came with.
+    """
+    cells: dict[tuple[Any, ...], list[Row]] = {}
+    for one in rows:
+        cells.setdefault(tuple(one.get(key) for key in keys), []).append(one)
+    return {key: _estimate(found) for key, found in cells.items()}
+
+
+def _estimate(rows: list[Row]) -> Estimate:
+    if len(rows) > 1:
+        return estimate([float(one["value"]) for one in rows])
+    one = rows[0]
+    return Estimate(float(one["value"]), one.get("low"), one.get("high"), 1)
+
+
+def pivot(rows: Sequence[Row], down: str, across: str) -> tuple[list[Row], list[str]]:
+    """A results table: one line a value of `down`, one column a value of `across`.
+
+    Every column after the first is followed by its difference from the first.
+
+    Returns:
+        the lines, and their columns in order.
+
+    Raises:
+        UsageError: an unknown column, or rows of several metrics or splits that would be mixed.
+    """
+    for name in (down, across):
+        require_column(rows, name)
+    for name in ("metric", "split"):
+        found = sorted({str(one.get(name)) for one in rows})
+        if len(found) > 1 and name not in (down, across):
+            raise UsageError(
+                f"the rows hold several values of `{name}`: {', '.join(found)}",
+                f"choose one with `--where {name}={found[0]}`",
+            )
+    cells = summarise(rows, [down, across])
+    heads = list(dict.fromkeys(key[1] for key in cells))
+    lines, columns = [], [down]
+    for head in heads:
+        columns += [str(head)] if head == heads[0] else [str(head), f"{head} - {heads[0]}"]
+    for side in dict.fromkeys(key[0] for key in cells):
+        line: Row = {down: side}
+        first = cells.get((side, heads[0]))
+        for head in heads:
+            here = cells.get((side, head))
+            line[str(head)] = _with_interval(here) if here else None
+            if here and first and head != heads[0]:
+                line[f"{head} - {heads[0]}"] = f"{here.value - first.value:+.4f}"
+        lines.append(line)
+    return lines, columns
+
+
+def _with_interval(cell: Estimate) -> str:
+    spread = f" [{short(cell.low)}, {short(cell.high)}]" if cell.low is not None else ""
+    return short(cell.value) + spread
+
+
+def plain(lines: Sequence[Row], columns: Sequence[str], form: str) -> str:
+    """A pivot's lines as CSV or JSON lines."""
+    if form == "jsonl":
+        return to_jsonl(lines)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()

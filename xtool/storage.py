@@ -1,0 +1,416 @@
+"""The bytes of `.st` files: a strict reader and an atomic, durable, reproducible writer.
+
+A `.st` file is a safetensors file with one metadata key, `xtool`. This floor knows bytes, names and
+shapes but no tensors, so reading a header needs no torch. A file is never mapped into memory (a file
+that is cut short while mapped kills the process), and never trusted: every rule of the format that
+the safetensors library leaves to the caller is checked here.
+
+Writing follows the sequence temporary file in the same folder, write, fsync, rename, fsync of the
+folder; whatever is killed in between leaves the old file whole.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from blake3 import blake3
+
+from xtool.errors import CheckFailed, XtoolError
+from xtool.header import NO_DIGEST, Header, read_header, strict_json
+
+BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+BLOCK = 4 << 20
+MAX_HEADER = 16 << 20
+MAX_TENSORS = 100_000
+MAX_AXES = 8
+KEY = "xtool"
+LOOKS = (
+    (b"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint"),
+    (b"\x80\x02", "a pickle, which can run code when it is read"),
+    (b"GGUF", "a GGUF file"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
+    (b"<!DOCTYPE", "a web page"),
+    (b"<html", "a web page"),
+    (b"{", "JSON"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor's place in a file: `start` and `stop` count bytes from the file's beginning."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def read_entries(table: dict[str, object], base: int, where: str) -> dict[str, Entry]:
+    """Check the tensors of a safetensors header; they must fill the file without holes.
+
+    Args:
+        table: the header without its metadata.
+        base: where the data begins, in bytes.
+        where: names the file in errors.
+
+    Raises:
+        XtoolError: too many tensors, an unprintable name, an unknown type, a shape or an offset that
+            is not a list of plain numbers or that contradicts another.
+    """
+    if len(table) > MAX_TENSORS:
+        raise XtoolError(f"{where}: {len(table)} tensors, at most {MAX_TENSORS} are read")
+    found = [_read_entry(name, value, base, where) for name, value in table.items()]
+    at = base
+    for entry in sorted(found, key=lambda one: (one.start, one.stop)):
+        if entry.start != at:
+            raise XtoolError(f"{where}: tensor `{entry.name}` does not start where the last one ends")
+        at = entry.stop
+    return {entry.name: entry for entry in found}
+
+
+def _read_entry(name: str, value: object, base: int, where: str) -> Entry:
+    if not name or not name.isprintable() or len(name) > 512:
+        raise XtoolError(f"{where}: a tensor's name is not printable: {name[:40]!r}")
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise XtoolError(f"{where}: tensor `{name}` needs exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BYTES:
+        raise XtoolError(f"{where}: tensor `{name}` has type {dtype!r}", f"known: {', '.join(BYTES)}")
+    if not _whole(shape) or len(shape) > MAX_AXES or any(size > 1 << 40 for size in shape):
+        raise XtoolError(f"{where}: tensor `{name}` has an impossible shape")
+    if not _whole(offsets) or len(offsets) != 2:
+        raise XtoolError(f"{where}: tensor `{name}` has impossible offsets")
+    start, stop = offsets
+    if stop - start != prod(shape) * BYTES[dtype]:
+        raise XtoolError(
+            f"{where}: tensor `{name}` of shape {list(shape)} needs {prod(shape) * BYTES[dtype]} "
+            f"bytes, the file gives it {stop - start}"
+        )
+    return Entry(name, dtype, tuple(shape), base + start, base + stop)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
+
+
+class Source:
+    """An open `.st` file: its header and tensor table; bytes are read by ranges.
+
+    Raises:
+        XtoolError: missing, not a regular file, truncated, or not a safetensors file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = _open_regular(path)
+        try:
+            status = os.fstat(self._fd)
+            self.size = status.st_size
+            self._stamp = (status.st_mtime_ns, status.st_size)
+            self.raw = self._read_raw_header()
+            self.header, self.entries = self._parse()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+    def _read_raw_header(self) -> bytes:
+        head = os.pread(self._fd, 32, 0)
+        length = int.from_bytes(head[:8], "little")
+        if len(head) < 8 or not 2 <= length <= MAX_HEADER:
+            looks = [text for magic, text in LOOKS if head.lstrip().startswith(magic)]
+            what = f"it looks like {looks[0]}" if looks else "it was not written by xtool"
+            raise XtoolError(f"{self.path}: not a safetensors file", what)
+        if 8 + length > self.size:
+            raise self._truncated(8 + length)
+        raw = os.pread(self._fd, length, 8)
+        if len(raw) != length:
+            raise self._truncated(8 + length)
+        if raw[:1] != b"{":
+            raise XtoolError(f"{self.path}: the header does not begin with a brace")
+        return raw
+
+    def _truncated(self, needed: int) -> XtoolError:
+        return XtoolError(
+            f"{self.path}: truncated: needs {needed} bytes, has {self.size}", "copy the file again"
+        )
+
+    def _parse(self) -> tuple[Header | None, dict[str, Entry]]:
+        where = str(self.path)
+        try:
+            table = strict_json(self.raw.decode("utf-8").rstrip(" "))
+        except ValueError as error:
+            raise XtoolError(f"{where}: the safetensors header is not JSON: {error}") from error
+        if not isinstance(table, dict):
+            raise XtoolError(f"{where}: the safetensors header is not an object")
+        metadata = table.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+            raise XtoolError(f"{where}: the metadata must map text to text")
+        entries = read_entries(table, 8 + len(self.raw), where)
+        end = max((entry.stop for entry in entries.values()), default=8 + len(self.raw))
+        if end > self.size:
+            raise self._truncated(end)
+        if end < self.size:
+            raise XtoolError(f"{where}: {self.size - end} bytes after the last tensor")
+        if KEY not in metadata:
+            return None, entries
+        if set(metadata) != {KEY}:
+            raise XtoolError(f"{where}: has other metadata beside `{KEY}`")
+        return read_header(metadata[KEY], where), entries
+
+    def require_header(self, *kinds: str) -> Header:
+        """The header, when the file is of one of the kinds; with none given, of any.
+
+        Raises:
+            XtoolError: not a file of ours, or of another kind.
+        """
+        if self.header is None:
+            raise XtoolError(
+                f"{self.path}: a safetensors file without an xtool header",
+                "`xtool inspect` shows its tensors",
+            )
+        if kinds and self.header.kind not in kinds:
+            raise XtoolError(
+                f"{self.path}: a {self.header.kind} file, where a {' or '.join(kinds)} file is needed",
+                "`xtool inspect` shows what a file is",
+            )
+        return self.header
+
+    def read(self, start: int, length: int) -> bytearray:
+        """Bytes of the file.
+
+        Raises:
+            XtoolError: the file became shorter or was rewritten since it was opened.
+        """
+        out = bytearray(length)
+        view, done = memoryview(out), 0
+        while done < length:
+            got = os.preadv(self._fd, [view[done:]], start + done)
+            if got == 0:
+                break
+            done += got
+        status = os.fstat(self._fd)
+        if done != length or (status.st_mtime_ns, status.st_size) != self._stamp:
+            raise XtoolError(f"{self.path}: changed while it was read", "run the command again")
+        return out
+
+    def verify(self) -> str:
+        """Check the digest of the whole file and return it.
+
+        Raises:
+            CheckFailed: some bit is not as it was written.
+        """
+        header = self.require_header()
+        at = 8 + digest_place(self.raw, header.digest, str(self.path))
+        hasher = blake3(max_threads=blake3.AUTO)
+        for start in range(0, self.size, BLOCK):
+            block = self.read(start, min(BLOCK, self.size - start))
+            if start < at + 64 and at < start + len(block):
+                low, high = max(at - start, 0), min(at + 64 - start, len(block))
+                block[low:high] = b"0" * (high - low)
+            hasher.update(block)
+        if hasher.hexdigest() != header.digest:
+            raise CheckFailed(
+                f"{self.path}: the digest does not match: the file was damaged or edited",
+                "restore it from a copy, or make it again; its lineage: `xtool inspect`",
+            )
+        return header.digest
+
+
+def _open_regular(path: Path) -> int:
+    """A descriptor of a regular file; never waits, whatever the path is."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise XtoolError(f"{path}: {reason.lower()}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise XtoolError(f"{path}: not a regular file", "give the path of a `.st` file")
+    return fd
+
+
+def digest_place(raw: bytes, digest: str, where: str) -> int:
+    """Where the digest's 64 digits stand in a raw safetensors header.
+
+    Raises:
+        XtoolError: the header holds it more than once, or not as it is written by us.
+    """
+    needle = b'\\"digest\\":\\"' + digest.encode() + b'\\"'
+    if raw.count(needle) != 1:
+        raise XtoolError(f"{where}: the header does not hold its digest exactly once")
+    return raw.index(needle) + len(b'\\"digest\\":\\"')
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A tensor to be written: its name, type by its safetensors name, and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Its bytes in the file."""
+        return prod(self.shape) * BYTES[self.dtype]
+
+
+def in_order(specs: Iterable[Spec]) -> list[Spec]:
+    """The order of tensors in a file: wide types first, so that all stay aligned, then by name."""
+    return sorted(specs, key=lambda one: (-BYTES[one.dtype], one.name))
+
+
+def require_writable(path: Path, force: bool = False) -> None:
+    """Fail before the long work when an output cannot be written.
+
+    Raises:
+        XtoolError: it exists and `force` is not set, it is not a regular file, or its folder is
+            missing or closed.
+    """
+    if not path.name or path.name.startswith("-"):
+        raise XtoolError(f"{path}: not a file name", "`-o` takes the path of a file to write")
+    if path.exists() or path.is_symlink():
+        if path.exists() and not path.is_file():
+            raise XtoolError(f"{path}: not a regular file", "choose another name with `-o`")
+        if not force:
+            raise XtoolError(f"{path}: already exists", "`--force` replaces it, `-o` names another")
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise XtoolError(f"{path}: the folder `{folder.name}` does not exist", f"mkdir -p {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise XtoolError(f"{path}: the folder cannot be written to")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A temporary file that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Yields:
+        the open file and its path; the caller may read it back before the block ends.
+    """
+    real = path.resolve()
+    _remove_stale(real)
+    temporary = real.with_name(f".{real.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with os.fdopen(fd, "w+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file, temporary
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, real)
+        _sync_folder(real.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise XtoolError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove_stale(real: Path) -> None:
+    """Remove what killed writers of this output left; a live writer holds its file's lock."""
+    prefix, suffix = f".{real.name}.", ".tmp"
+    for name in os.listdir(real.parent) if real.parent.is_dir() else []:
+        if not (name.startswith(prefix) and name.endswith(suffix) and len(name) == len(prefix) + 12):
+            continue
+        with suppress(OSError), open(real.parent / name, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(real.parent / name)
+
+
+def write(
+    path: Path,
+    header: Header,
+    specs: Sequence[Spec],
+    blocks: Callable[[Spec], Iterable[bytes | memoryview]],
+    prove: Callable[[Path], None] | None = None,
+) -> str:
+    """Write a `.st` file and return its digest.
+
+    Args:
+        path: the output; replaced in one step.
+        header: what the file says about itself; its digest is filled in.
+        specs: the tensors.
+        blocks: the bytes of one tensor, in order, in pieces of any size.
+        prove: called with the finished temporary file; when it raises, nothing is written.
+
+    Raises:
+        XtoolError: no space, or the folder cannot be written to.
+    """
+    ordered = in_order(specs)
+    raw = _safetensors_header(header.model_copy(update={"digest": NO_DIGEST}), ordered)
+    needed = 8 + len(raw) + sum(spec.size for spec in ordered)
+    _require_space(path, needed)
+    hasher = blake3(max_threads=blake3.AUTO)
+    with replacing(path) as (file, temporary):
+        prefix = len(raw).to_bytes(8, "little") + raw
+        file.write(prefix)
+        hasher.update(prefix)
+        for spec in ordered:
+            written = 0
+            for block in blocks(spec):
+                file.write(block)
+                hasher.update(block)
+                written += len(block)
+            assert written == spec.size, f"{spec.name}: {written} bytes of {spec.size}"
+        digest = hasher.hexdigest()
+        file.seek(8 + digest_place(raw, NO_DIGEST, str(path)))
+        file.write(digest.encode())
+        file.flush()
+        if prove is not None:
+            prove(temporary)
+    return digest
+
+
+def _safetensors_header(header: Header, specs: Sequence[Spec]) -> bytes:
+    table: dict[str, object] = {"__metadata__": {KEY: header.canonical()}}
+    at = 0
+    for spec in specs:
+        table[spec.name] = {
+            "dtype": spec.dtype,
+            "shape": list(spec.shape),
+            "data_offsets": [at, at + spec.size],
+        }
+        at += spec.size
+    raw = json.dumps(table, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    if len(raw) > MAX_HEADER:
+        raise XtoolError(f"the header would be {len(raw)} bytes, at most {MAX_HEADER} are read")
+    return raw
+
+
+def _require_space(path: Path, needed: int) -> None:
+    status = os.statvfs(path.resolve().parent)
+    free = status.f_bavail * status.f_frsize
+    if needed > free:
+        raise XtoolError(
+            f"{path}: needs {needed / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free",
+            "make room, or name another disk with `-o`",
+        )

@@ -1,0 +1,180 @@
+"""Growing: a small trained model becomes a larger one by an operator, streamed and proved.
+
+A new layer begins as the identity: a copy of the last one whose writers to the residual stream are
+zero, so that depth keeps the function whatever the operator does with the widths.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xtool import registry
+from xtool.archs import checked
+from xtool.axes import Layout, layout
+from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
+from xtool.errors import UsageError
+from xtool.lineage import step
+from xtool.storage import Source, Spec
+from xtool.surgery.operators import Growth, Operator
+from xtool.surgery.proof import Proof, compare, require_exact
+from xtool.surgery.widths import WIDTHS, changed, resized
+
+AUTO = ("pad", "clone")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A growth that was found possible: the operator, the new sizes, and what it promises."""
+
+    method: str
+    growth: Growth
+    changes: list[str]
+
+    @property
+    def operator(self) -> Operator:
+        """What makes the new tensors."""
+        entry: Operator = registry.load("surgery/operators", self.method)
+        return entry
+
+    @property
+    def exact(self) -> bool:
+        """Whether the operator promises to keep the function."""
+        return promise(self.method) == "exact"
+
+    def names(self) -> list[str]:
+        """The tensors of the grown model."""
+        return grown_names(self.growth.reader.names, self.growth.old, self.growth.new)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows of a grown tensor; in a new layer what writes the residual stream is zero."""
+        growth = self.growth
+        if growth.source(name) != name and growth.writes_residual(name):
+            return torch.zeros(stop - start, *growth.new.shape(name)[1:])
+        return self.operator.rows(growth, name, start, stop)
+
+
+def promise(method: str) -> str:
+    """`exact` or `approximate`, as the operator's file states it."""
+    return str(registry.literal("surgery/operators", method, "PROMISE"))
+
+
+def grown_names(names: list[str], old: Layout, new: Layout) -> list[str]:
+    """The stored tensors of the grown model: the old ones, and the last layer's for each new layer."""
+    last = old.size("n_layers") - 1
+    extra = [
+        name.replace(f".{last}.", f".{layer}.", 1)
+        for layer in range(last + 1, new.size("n_layers"))
+        for name in names
+        if old.layer(name) == last
+    ]
+    return [*names, *extra]
+
+
+def plan(
+    reader: Reader, changes: Mapping[str, int], method: str, dials: Mapping[str, Any], seed: int
+) -> Plan:
+    """Decide the new sizes and check the operator's condition, before anything is read or written.
+
+    Args:
+        reader: the small model, with its layout.
+        changes: the sizes asked for, by dial.
+        method: an operator's name, or `auto`: pad where it is exact, else clone.
+        dials: the operator's own.
+        seed: of what is drawn.
+
+    Raises:
+        UsageError: nothing grows, something shrinks, or the operator refuses; the reason is given.
+    """
+    assert reader.layout is not None
+    config = reader.layout.config
+    where = str(reader.source.path)
+    for name, size in changes.items():
+        if name in config and isinstance(config[name], int) and size < config[name]:
+            raise UsageError(
+                f"{where}: cannot grow `{name}` {config[name]} -> {size}: growing only makes a "
+                "model larger",
+                "to make it smaller use `xtool slice`",
+            )
+    if method != "auto":
+        return _plan_one(reader, changes, method, dials, seed)
+    reasons = []
+    for name in AUTO:
+        try:
+            return _plan_one(reader, changes, name, dials, seed)
+        except UsageError as error:
+            reasons.append(f"{name}: {error.message}")
+    raise UsageError("no exact operator fits: " + "; ".join(reasons), "choose one with `--method`")
+
+
+def _plan_one(
+    reader: Reader, changes: Mapping[str, int], method: str, dials: Mapping[str, Any], seed: int
+) -> Plan:
+    assert reader.layout is not None
+    old = reader.layout
+    operator: Operator = registry.load("surgery/operators", method)
+    new_config = resized(old.config, changes, keep_heads=True)
+    if not changed(old.config, new_config):
+        raise UsageError("nothing to grow: every size is already as asked", "give a larger `--to`")
+    for name in WIDTHS:
+        if (new_config.get(name) or 0) < (old.config.get(name) or 0):
+            raise UsageError(f"`{name}` would shrink from {old.config[name]} to {new_config[name]}")
+    new_config |= operator.config(old.config, new_config)
+    growth = Growth(reader, old, layout(new_config), seed, dials)
+    if reason := operator.refuse(growth):
+        raise UsageError(f"`{method}` refuses: {reason}", "see `xtool grow --help` for the others")
+    checked(new_config)
+    return Plan(method, growth, changed(old.config, new_config))
+
+
+def grow(path: Path, out: Path, make_plan: Callable[[Reader], Plan]) -> tuple[Plan, Proof, str]:
+    """Grow a model file into another.
+
+    Args:
+        path: the small model.
+        out: where the grown one goes; it appears only when its proof holds.
+        make_plan: decides what to do, from a reader of the small model.
+
+    Returns:
+        what was done, what the proof found on the written file, and its digest.
+
+    Raises:
+        XtoolError: an unreadable model, or no space.
+        UsageError: see `plan`.
+        CheckFailed: an exact operator that was not exact on the written file.
+    """
+    with Source(path) as source:
+        reader = model_reader(source)
+        header = source.require_header("model")
+        chosen = make_plan(reader)
+        growth = chosen.growth
+        specs = [
+            Spec(name, NAMES[reader.dtype(growth.source(name))], growth.new.shape(name))
+            for name in chosen.names()
+        ]
+        sizes = {n: growth.new.config[n] for n in WIDTHS if growth.new.config.get(n)}
+        options = {"method": chosen.method, **sizes, **growth.dials}
+        done = step("grow", options, {"model": header.digest}, growth.seed)
+        training = {k: v for k, v in header.training.items() if k != "label"}
+        progress = dict(training.get("progress", {}))
+        progress |= {name: 0 for name in ("steps", "epochs", "flops") if name in progress}
+        new_header = header.model_copy(
+            update={
+                "config": dict(growth.new.config),
+                "lineage": [*header.lineage, done],
+                "training": training | ({"progress": progress} if progress else {}),
+            }
+        )
+        found: list[Proof] = []
+
+        def prove(temporary: Path) -> None:
+            with Source(temporary) as written:
+                found.append(compare(reader, model_reader(written), growth.seed))
+            if chosen.exact:
+                require_exact(found[0], chosen.method)
+
+        digest = save_streamed(out, new_header, specs, chosen.rows, prove)
+    return chosen, found[0], digest

@@ -1,0 +1,77 @@
+"""Growth operators: one file each, from old tensors to rows of new ones, given only the axes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from xtool.axes import RESIDUAL, Axis, Layout
+from xtool.checkpoint import Reader
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What an operator is told: never a model class.
+
+    Attributes:
+        reader: the small model's tensors.
+        old: the small model's layout and configuration.
+        new: the large model's.
+        seed: of what is drawn.
+        dials: the operator's own.
+        memory: for what is costly and needed for several blocks.
+    """
+
+    reader: Reader
+    old: Layout
+    new: Layout
+    seed: int
+    dials: Mapping[str, Any]
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    def source(self, name: str) -> str:
+        """The old tensor behind a new one; a new layer is made from the last old one."""
+        layer, last = self.new.layer(name), self.old.size("n_layers") - 1
+        if layer is None or layer <= last:
+            return name
+        return name.replace(f".{layer}.", f".{last}.", 1)
+
+    def sizes(self, name: str, axis: Axis) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The old and new size of each factor of an axis."""
+        return self.old.axis_sizes(self.source(name), axis), self.new.axis_sizes(name, axis)
+
+    def ratio(self, factor: str) -> float:
+        """How many times larger one size became."""
+        return self.new.size(factor) / self.old.size(factor)
+
+    def root(self, name: str) -> float:
+        """What keeps a product's scores: they are divided by the root of an axis that may have grown."""
+        product = self.new.product(name)
+        if product is None or product[1] is None:
+            return 1.0
+        return sqrt(self.ratio(product[1]))
+
+    def writes_residual(self, name: str) -> bool:
+        """Whether a tensor of a layer adds to the residual stream."""
+        axes = self.new.axes(name)
+        plain = axes[0].role == "writes" and axes[0].factors == (RESIDUAL,)
+        return plain and self.new.layer(name) is not None
+
+
+class Operator(Protocol):
+    """What a file in this folder ends with, as `ENTRY`.
+
+    A file also declares the literals `PROMISE` (`exact` or `approximate`), `CONDITION` (a sentence:
+    inside it the promise holds), and where it has dials, `OPTIONS`.
+    """
+
+    def refuse(self, growth: Growth) -> str:
+        """Why the growth is outside the condition; empty when it is inside."""
+
+    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """Dials that the construction changes beside the sizes, such as `norm_eps`."""
+
+    def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of a new tensor."""

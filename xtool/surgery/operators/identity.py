@@ -1,0 +1,46 @@
+"""The small matrix in the corner, added to an identity of the new size, as the counting experiment tells it.
+
+Every matrix inside a layer is so grown; embeddings, head and norms keep their corner and are fresh
+elsewhere. Not exact: the identity adds a stream of its own (brianakl/bootstrapped_model_up_scaling).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xtool.layers.initial import initial
+from xtool.surgery.gather import gather, maps, prefix
+from xtool.surgery.operators import Growth, Operator
+
+PROMISE = "approximate"
+CONDITION = "any width"
+
+
+class Identity:
+    """The operator; see the module."""
+
+    def refuse(self, growth: Growth) -> str:
+        """Never."""
+        return ""
+
+    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
+        """The corner, on an identity or on fresh values."""
+        source, axes = growth.source(name), growth.new.axes(name)
+        found = maps(growth.old, growth.new, source, name, prefix)
+        corner = gather(growth.reader, source, found, start, stop)
+        rows = torch.arange(start, stop)
+        if growth.new.layer(name) is not None and len(axes) == 2:
+            return corner + (rows[:, None] == torch.arange(corner.shape[1])[None, :])
+        old = found[0][start:stop] >= 0
+        if len(found) == 2:
+            old = old[:, None] & (found[1] >= 0)[None, :]
+        return torch.where(old, corner, initial(growth.new, name, growth.seed, start, stop).double())
+
+
+ENTRY: Operator = Identity()

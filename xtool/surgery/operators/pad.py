@@ -1,0 +1,125 @@
+"""Any width, exactly: new columns of the residual stream carry nothing, new readers are random.
+
+Without a norm or with RMSNorm what writes the stream writes zeros into the new columns; with LayerNorm
+it writes the mean of the old ones, which keeps the mean and scales the variance (LEMON: Wang et al.,
+2023, arXiv:2310.07999). Gains are multiplied by sqrt(d/D) and eps by d/D. Other axes (heads,
+feed-forward) get random new units that are read with weight zero, and of two tensors that are
+multiplied, one gets zeros. New entries so have a gradient from the first or second step.
+"""
+
+from collections.abc import Mapping
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xtool.axes import RESIDUAL
+from xtool.layers.initial import initial
+from xtool.surgery.gather import gather, maps, new_places, prefix
+from xtool.surgery.operators import Growth, Operator
+
+PROMISE = "exact"
+CONDITION = "any width; with layernorm and several heads only with an output projection"
+
+
+class Pad:
+    """The operator; see the module."""
+
+    def refuse(self, growth: Growth) -> str:
+        """LayerNorm needs the mean of all heads' values, which no single head can write."""
+        config = growth.old.config
+        several = config.get("n_heads", 1) > 1 and not config.get("attention_output", True)
+        if several and config.get("norm") == "layernorm" and growth.ratio(RESIDUAL) > 1:
+            return "layernorm with several heads and no output projection cannot be averaged over"
+        return ""
+
+    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """The smaller eps that undoes the smaller variance."""
+        if old.get("norm", "none") == "none":
+            return {}
+        return {"norm_eps": old["norm_eps"] * old[RESIDUAL] / new[RESIDUAL]}
+
+    def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
+        """Old values in the corner, then what the roles of the axes ask for."""
+        source, axes = growth.source(name), growth.new.axes(name)
+        found = maps(growth.old, growth.new, source, name, prefix)
+        values = gather(growth.reader, source, found, start, stop)
+        if axes[0].role == "scales":
+            return self._gain(growth, name, values, found[0][start:stop] < 0)
+        values *= growth.root(name)
+        silent = [self._silent(growth, name, place) for place in range(len(axes))]
+        fresh = [(where < 0) & ~quiet for where, quiet in zip(found, silent, strict=True)]
+        rows = slice(start, stop)
+        if any(bool(one.any()) for one in fresh):
+            new = initial(growth.new, name, growth.seed, start, stop).double()
+            values = torch.where(_either(fresh, rows), new, values)
+        mean = self._mean(growth, name, values, found, silent, rows)
+        return torch.where(_either(silent, rows), mean, values)
+
+    def _gain(self, growth: Growth, name: str, values: Tensor, new: Tensor) -> Tensor:
+        if name.endswith("bias"):
+            return values
+        scaled = values * sqrt(1 / growth.ratio(RESIDUAL))
+        return torch.where(new, torch.ones_like(scaled), scaled)
+
+    def _silent(self, growth: Growth, name: str, place: int) -> Tensor:
+        """The new indices of one axis that must not be heard: written zero, or read with zero."""
+        axis = growth.new.axes(name)[place]
+        old, new = growth.sizes(name, axis)
+        product = growth.new.product(name)
+        out = torch.zeros(len(new_places(old, new, 0)), dtype=torch.bool)
+        for at, factor in enumerate(axis.factors):
+            hidden = axis.role == "reads" and factor != RESIDUAL
+            written = axis.role == "writes" and factor == RESIDUAL
+            multiplied = product is not None and factor == product[0]
+            if hidden or written or multiplied:
+                out |= new_places(old, new, at)
+        return out
+
+    def _mean(
+        self,
+        growth: Growth,
+        name: str,
+        values: Tensor,
+        found: list[Tensor],
+        silent: list[Tensor],
+        rows: slice,
+    ) -> Tensor:
+        """What the silent entries hold: zero, or under layernorm the mean over the old columns."""
+        axes = growth.new.axes(name)
+        writer = [a.role == "writes" and a.factors == (RESIDUAL,) for a in axes]
+        if growth.old.config.get("norm") != "layernorm" or not any(writer):
+            return torch.zeros_like(values)
+        old = growth.old.size(RESIDUAL)
+        if len(axes) == 1:
+            return _column_mean(growth, name).expand_as(values)
+        if writer[1]:
+            return values[:, :old].mean(1, keepdim=True).expand_as(values)
+        mean = _column_mean(growth, name)[found[1].clamp(min=0)]  # (columns,)
+        mean = torch.where(found[1] < 0, 0.0, mean)
+        silent_columns = silent[1][None, :].expand_as(values)
+        return torch.where(silent_columns, 0.0, mean.expand_as(values))
+
+
+def _either(masks: list[Tensor], rows: slice) -> Tensor:
+    """Where any axis is marked, over the given rows of the tensor."""
+    first = masks[0][rows]
+    return first if len(masks) == 1 else first[:, None] | masks[1][None, :]
+
+
+def _column_mean(growth: Growth, name: str) -> Tensor:
+    """The mean over all old rows of a tensor, read once."""
+    if name not in growth.memory:
+        source = growth.source(name)
+        rows, step = growth.reader.shape(source)[0], 1024
+        total = sum(
+            growth.reader.rows(source, at, min(at + step, rows)).double().sum(0)
+            for at in range(0, rows, step)
+        )
+        growth.memory[name] = total / rows
+    mean: Tensor = growth.memory[name]
+    return mean
+
+
+ENTRY: Operator = Pad()

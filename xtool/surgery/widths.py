@@ -1,0 +1,73 @@
+"""The sizes of a grown or sliced model: what follows from a new width, and what is refused.
+
+When d_model changes, d_head stays and the number of heads scales; a single head scales its width
+instead; d_ff and the hidden width of the head keep their ratio to d_model. Every other dial changes
+only by its own flag.
+"""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from math import ceil, floor
+from typing import Any
+
+from xtool.errors import UsageError
+
+WIDTHS = ("d_model", "n_layers", "n_heads", "d_head", "d_value", "d_ff", "d_hidden")
+RATIO = ("d_ff", "d_hidden")
+
+
+def resized(
+    config: Mapping[str, Any], changes: Mapping[str, int], keep_heads: bool = False
+) -> dict[str, Any]:
+    """The configuration at new sizes.
+
+    Args:
+        config: of the model as it is.
+        changes: the sizes that were asked for, by dial.
+        keep_heads: where the heads cannot scale to the new width, keep them instead of refusing.
+
+    The result is not yet checked by its architecture; see `archs.checked`.
+
+    Raises:
+        UsageError: the model has no such dial, or its heads do not fit the width; the nearest widths
+            that they fit are named.
+    """
+    for name in changes:
+        if config.get(name) is None:
+            raise UsageError(f"the model has no dial `{name}` to change")
+        if changes[name] < 1:
+            raise UsageError(f"`{name}` is {changes[name]}, it must be at least 1")
+    new = dict(config)
+    ratio = Fraction(changes.get("d_model", config["d_model"]), config["d_model"])
+    rounded = ceil if ratio > 1 else floor
+    for name in RATIO:
+        if config.get(name):
+            new[name] = max(1, rounded(config[name] * ratio))
+    heads = config["n_heads"] * ratio
+    if config["n_heads"] == 1:
+        for name in ("d_head", "d_value"):
+            new[name] = max(1, rounded(config[name] * ratio))
+    elif heads.denominator == 1 and heads >= 1:
+        new["n_heads"] = int(heads)
+    elif not keep_heads and not {"n_heads", "d_head"} & set(changes):
+        raise _heads_do_not_fit(config, changes["d_model"])
+    new |= changes
+    if "d_head" in changes and "d_value" not in changes:
+        scaled = Fraction(changes["d_head"], config["d_head"]) * config["d_value"]
+        new["d_value"] = max(1, rounded(scaled))
+    return new
+
+
+def _heads_do_not_fit(config: Mapping[str, Any], width: int) -> UsageError:
+    unit = Fraction(config["d_model"], config["n_heads"]).numerator
+    near = sorted({max(unit, width // unit * unit), (width // unit + 1) * unit})
+    return UsageError(
+        f"`n_heads` ({config['n_heads']}) at `d_model` {config['d_model']} does not scale to "
+        f"{width} with `d_head` {config['d_head']}",
+        f"nearest widths: {', '.join(map(str, near))}; or set `--n-heads`",
+    )
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`d_model 48 -> 96` for every dial that differs."""
+    return [f"{name} {old[name]} -> {new[name]}" for name in new if old.get(name) != new[name]]

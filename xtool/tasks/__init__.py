@@ -1,0 +1,121 @@
+"""Tasks: make examples from a corpus, score predictions. One file each."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from xtool import registry
+from xtool.corpora import Text, read_corpus
+from xtool.dataset import Split, write_dataset
+from xtool.errors import XtoolError
+from xtool.header import Header
+from xtool.lineage import step
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a model must read and write: V symbols in, T positions, C classes out."""
+
+    vocab_size: int
+    context: int
+    n_outputs: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task's examples with what the header says of them."""
+
+    task: dict[str, Any]
+    tokenizer: dict[str, Any]
+    splits: dict[str, Split]
+
+
+class Task(Protocol):
+    """What a file in this folder ends with, as `ENTRY`.
+
+    A file also declares the literals `OPTIONS` (dials of `prepare`), `CORPUS` (the default one) and
+    `DEFAULTS` (dials of `train` that suit the task better than the general defaults).
+
+    Attributes:
+        metrics: the names that `score` gives.
+    """
+
+    metrics: tuple[str, ...]
+
+    def prepare(self, text: Text, dials: Mapping[str, Any], seed: int) -> Prepared:
+        """Examples from a text, split into train, dev and test."""
+
+    def prepare_lines(self, files: Mapping[str, Path], dials: Mapping[str, Any]) -> Prepared:
+        """Examples from files that hold one a line, by split."""
+
+    def shape(self, header: Header) -> Shape:
+        """What a model for this data must read and write."""
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Nats an output position: (B, T, C) and (B, T) -> (B, T)."""
+
+    def score(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Each metric's mean over the positions of each example, (B,) in float64."""
+
+    def baselines(self, train: Split, split: Split) -> dict[str, Tensor]:
+        """What needs no model, such as the majority class: metric -> (N,) in float64."""
+
+    def show(
+        self, header: Header, inputs: Tensor, targets: Tensor, predictions: Tensor | None
+    ) -> list[str]:
+        """Examples as lines that a person reads, from (N, T) each."""
+
+
+def task_of(header: Header, where: str) -> Task:
+    """The task of a data or model file.
+
+    Raises:
+        XtoolError: the header names none.
+    """
+    if "name" not in header.task:
+        raise XtoolError(f"{where}: the header names no task")
+    task: Task = registry.load("tasks", str(header.task["name"]))
+    return task
+
+
+def make_data(
+    out: Path,
+    name: str,
+    corpus: str,
+    lines: Mapping[str, Path],
+    dials: Mapping[str, Any],
+    seed: int,
+) -> str:
+    """Prepare a task's data file and return its digest.
+
+    Args:
+        out: where it goes.
+        name: the task.
+        corpus: a corpus by name or path, or `-`; not read when `lines` are given.
+        lines: files that hold one example a line, by split.
+        dials: the task's own.
+        seed: of the split.
+    """
+    task: Task = registry.load("tasks", name)
+    if lines:
+        made = task.prepare_lines(lines, dials)
+        inputs = {k: hashlib.sha256(path.read_bytes()).hexdigest() for k, path in lines.items()}
+        source: dict[str, Any] = {"corpus": "lines", "sha256": inputs}
+    else:
+        text = read_corpus(corpus)
+        made = task.prepare(text, dials, seed)
+        inputs = {"corpus": text.sha256}
+        source = {"corpus": text.name, "sha256": text.sha256, "note": text.note}
+    options = {"task": name, "corpus": source["corpus"], **dials}
+    header = Header(
+        kind="data",
+        config=source,
+        task=made.task,
+        tokenizer=made.tokenizer,
+        lineage=[step("prepare", options, inputs, seed)],
+    )
+    return write_dataset(out, header, made.splits)

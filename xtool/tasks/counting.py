@@ -1,0 +1,180 @@
+"""Letter counting: for each character, how often it occurred before in the string, at most twice.
+
+The homework task behind the growth experiment brianakl/bootstrapped_model_up_scaling (GitHub, 2023):
+strings of 20 characters over 27 symbols, three classes. A model solves it by attending to equal
+letters on the left, so it shows within seconds whether surgery kept what a model knows.
+"""
+
+import random
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xtool.corpora import Text
+from xtool.corpora._normalise import ALPHABET, normalise, pieces
+from xtool.dataset import Split
+from xtool.errors import UsageError, XtoolError
+from xtool.header import Header
+from xtool.tasks import Prepared, Shape, Task
+from xtool.tokenizers.char import CharTokenizer
+
+OPTIONS = [
+    ("length", "int", 20, "characters a string"),
+    ("cap", "int", 2, "counts above this are this"),
+    ("train_size", "int", 10000, "strings to train on"),
+    ("dev_size", "int", 1000, "strings to choose by"),
+    ("test_size", "int", 1000, "strings to report on"),
+]
+CORPUS = "builtin"
+DEFAULTS = {
+    "d_model": 48,
+    "n_layers": 1,
+    "n_heads": 1,
+    "batch_size": 16,
+    "schedule": "constant",
+}
+
+class Counting:
+    """The task; see the module."""
+
+    metrics: tuple[str, ...] = ("accuracy", "loss")
+
+    def prepare(self, text: Text, dials: Mapping[str, Any], seed: int) -> Prepared:
+        """Strings from the normalised text; each paragraph goes to one split, no string to two.
+
+        Raises:
+            UsageError: a size below 1, or more than 255 characters or counts.
+            XtoolError: the corpus gives fewer different strings than are asked for.
+        """
+        _check(dials)
+        wanted = {name: dials[f"{name}_size"] for name in ("train", "dev", "test")}
+        found = _cut(text, dials["length"], wanted, seed)
+        total = sum(len(strings) for strings in found.values())
+        if total < sum(wanted.values()):
+            raise XtoolError(
+                f"{text.name}: gives {total} different strings of {dials['length']} characters, "
+                f"{sum(wanted.values())} are asked for",
+                "lower `--train-size`, or use a larger corpus such as `builtin-large`",
+            )
+        return _prepared(found, dials)
+
+    def prepare_lines(self, files: Mapping[str, Path], dials: Mapping[str, Any]) -> Prepared:
+        """Strings that stand ready, one a line.
+
+        Raises:
+            XtoolError: a line of another length or alphabet; the line is named.
+        """
+        _check(dials)
+        found = {split: _read_lines(path, dials["length"]) for split, path in files.items()}
+        return _prepared(found, dials)
+
+    def shape(self, header: Header) -> Shape:
+        """27 symbols, `length` positions, `cap` + 1 classes."""
+        task = header.task
+        return Shape(len(header.tokenizer["alphabet"]), task["length"], task["cap"] + 1)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, (B, T, C) and (B, T) -> (B, T) nats."""
+        return F.cross_entropy(logits.transpose(1, 2), targets.long(), reduction="none")  # (B, T)
+
+    def score(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Accuracy and loss of each string, (B,)."""
+        right = logits.argmax(-1) == targets  # (B, T)
+        loss = self.loss(logits.double(), targets)  # (B, T)
+        return {"accuracy": right.double().mean(1), "loss": loss.mean(1)}
+
+    def baselines(self, train: Split, split: Split) -> dict[str, Tensor]:
+        """The accuracy of always saying the commonest class of the training split."""
+        commonest = train.targets.long().flatten().bincount().argmax()
+        return {"majority": (split.targets == commonest).double().mean(1)}
+
+    def show(
+        self, header: Header, inputs: Tensor, targets: Tensor, predictions: Tensor | None
+    ) -> list[str]:
+        """Each string over its targets and, if given, its predictions with the wrong ones marked."""
+        tokenizer = CharTokenizer(header.tokenizer["alphabet"])
+        lines: list[str] = []
+        for i in range(len(inputs)):
+            lines += [f"input   {tokenizer.decode(inputs[i])}", f"target  {_digits(targets[i])}"]
+            if predictions is not None:
+                wrong = "".join(" ^"[int(w)] for w in predictions[i] != targets[i])
+                lines += [f"model   {_digits(predictions[i])}", f"        {wrong}".rstrip()]
+        return lines
+
+def _digits(counts: Tensor) -> str:
+    return "".join("0123456789+"[min(int(count), 10)] for count in counts)
+
+def _check(dials: Mapping[str, Any]) -> None:
+    for name, low, high in (("length", 1, 10_000), ("cap", 1, 254)):
+        if not low <= dials[name] <= high:
+            raise UsageError(f"`--{name}` is {dials[name]}, it must be {low} to {high}")
+    for name in ("train_size", "dev_size", "test_size"):
+        if dials[name] < 1:
+            raise UsageError(f"`--{name.replace('_', '-')}` is {dials[name]}, it must be at least 1")
+
+def _cut(text: Text, length: int, wanted: dict[str, int], seed: int) -> dict[str, list[str]]:
+    """Paragraphs in random order, each cut into strings for the split that lacks most."""
+    parts = [piece for raw in text.paragraphs for piece in pieces(normalise(raw))]
+    random.Random(f"{seed} split").shuffle(parts)
+    found: dict[str, list[str]] = {name: [] for name in wanted}
+    seen: set[str] = set()
+    for part in parts:
+        open_ = [name for name in wanted if len(found[name]) < wanted[name]]
+        if not open_:
+            break
+        here = min(open_, key=lambda name: len(found[name]) / wanted[name])
+        for start in range(0, len(part) - length + 1, length):
+            string = part[start : start + length]
+            if string not in seen and len(found[here]) < wanted[here]:
+                seen.add(string)
+                found[here].append(string)
+    return found
+
+def _read_lines(path: Path, length: int) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise XtoolError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise XtoolError(f"{path}: not UTF-8 text: byte {error.start}") from error
+    lines = lines[:-1] if lines[-1] == "" else lines
+    for number, line in enumerate(lines, 1):
+        if len(line) != length:
+            raise XtoolError(
+                f"{path}: line {number} has {len(line)} characters, the task has {length}",
+                "remove the line, or set `--length`",
+            )
+        if bad := set(line) - set(ALPHABET):
+            raise XtoolError(f"{path}: line {number} holds {min(bad)!r}, not a to z or space")
+    if not lines:
+        raise XtoolError(f"{path}: has no lines")
+    return lines
+
+def counts(symbols: Tensor, cap: int) -> Tensor:
+    """How often each symbol occurred earlier in its row, at most `cap`: (N, T) -> (N, T) uint8."""
+    out = []
+    for rows in symbols.split(4096):
+        same = rows[:, :, None] == rows[:, None, :]  # (n, T, T)
+        out.append(same.tril(-1).sum(-1).clamp(max=cap).to(torch.uint8))  # (n, T)
+    return torch.cat(out)
+
+def _prepared(found: dict[str, list[str]], dials: Mapping[str, Any]) -> Prepared:
+    tokenizer = CharTokenizer(ALPHABET)
+    places = bytes.maketrans(ALPHABET.encode(), bytes(range(len(ALPHABET))))
+    splits, sizes = {}, {}
+    for name, strings in found.items():
+        raw = bytearray("".join(strings).encode().translate(places))
+        inputs = torch.frombuffer(raw, dtype=torch.uint8).view(len(strings), dials["length"])
+        splits[name] = Split(inputs, counts(inputs, dials["cap"]))
+        sizes[name] = len(strings)
+
+    task = {"name": "counting", "length": dials["length"], "cap": dials["cap"], "sizes": sizes}
+
+    return Prepared(task, tokenizer.header(), splits)
+
+ENTRY: Task = Counting()

@@ -1,0 +1,37 @@
+"""The dials of training, the same for every task and architecture."""
+
+from xtool.config import from_rows
+
+# What changes the result, and stands in the lineage.
+RESULT = from_rows(
+    [
+        ("epochs", "float", 10.0, "passes over the training split"),
+        ("steps", "int", None, "optimizer steps, instead of epochs; 0 writes the untrained model"),
+        ("max_flops", "float", None, "stop at this many training FLOPs, counted over the lineage"),
+        ("batch_size", "int", 64, "examples a step"),
+        ("lr", "float", 1e-3, "learning rate at its highest"),
+        ("schedule", "constant|cosine|linear", "cosine", "how the learning rate falls, to a tenth"),
+        ("warmup", "int", 0, "steps over which the learning rate rises"),
+        ("weight_decay", "float", 0.01, "on matrices, decoupled"),
+        ("beta1", "float", 0.9, "AdamW's memory of the gradient"),
+        ("beta2", "float", 0.99, "AdamW's memory of its square"),
+        ("adam_eps", "float", 1e-8, "AdamW's smallest divisor"),
+        ("clip", "float", 0.0, "largest gradient norm; 0 does not clip"),
+        ("precision", "fp32|fp64", "fp32", "of the weights and of the arithmetic"),
+        ("seed", "int", 0, "of every random choice"),
+        ("device", "auto|cpu|cuda|mps", "auto", "where to compute"),
+        ("threads", "int", None, "CPU threads; all cores unless given"),
+    ]
+)
+
+# What only decides what is written, and when.
+REPORT = from_rows(
+    [
+        ("eval_every", "int", None, "steps between evaluations; an epoch unless given"),
+        ("save_every", "int", None, "steps between saves of the state; an evaluation unless given"),
+        ("reach", "text", None, "METRIC=VALUE on dev: record when it was first reached"),
+        ("keep_best", "bool", False, "also keep NAME.best.st, the lowest dev loss"),
+        ("keep_state", "bool", False, "keep NAME.resume.st of the finished run"),
+        ("label", "text", None, "names the run in rows; the output's name unless given"),
+    ]
+)

@@ -1,0 +1,87 @@
+"""The journal of a run: its rows, one JSON object a line, written as they come.
+
+The file also marks that a run is going on: it stays locked until the run ends, so that two writers
+never mix on one output, and a killed run holds nothing.
+"""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+from xtool.errors import XtoolError
+from xtool.rows import Row, to_jsonl
+
+
+class Journal:
+    """The locked rows file of one run.
+
+    Args:
+        path: `NAME.rows.jsonl`.
+        keep: rows up to this step stay; None starts anew.
+
+    Raises:
+        XtoolError: another run writes it, or it cannot be written.
+    """
+
+    def __init__(self, path: Path, keep: int | None) -> None:
+        self.path = path
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+            self._file = os.fdopen(fd, "r+", encoding="utf-8")
+        except OSError as error:
+            raise XtoolError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise XtoolError(
+                f"{path}: another run is writing it", "wait for it, or name another output with `-o`"
+            ) from error
+        self.kept = self._cut(keep)
+
+    def _cut(self, keep: int | None) -> list[Row]:
+        """Rows up to step `keep`; a line that was cut short by a kill counts as absent."""
+        kept: list[Row] = []
+        for line in self._file if keep is not None else ():
+            try:
+                one = json.loads(line)
+            except ValueError:
+                break
+            if one["step"] <= keep and not one.get("digest"):
+                kept.append(one)
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(to_jsonl(kept))
+        self._file.flush()
+        return kept
+
+    @property
+    def seconds(self) -> float:
+        """The training seconds of the rows that were kept."""
+        return max((float(one.get("seconds") or 0) for one in self.kept), default=0.0)
+
+    def write(self, rows: list[Row]) -> None:
+        """Append rows; they are on the way to the disk when this returns."""
+        self._file.write(to_jsonl(rows))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Make the rows durable and let the file go."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def rows_path(out: Path) -> Path:
+    """`model.rows.jsonl` for `model.st`."""
+    return out.with_name(out.name.removesuffix(".st") + ".rows.jsonl")
+
+
+def state_path(out: Path) -> Path:
+    """`model.resume.st` for `model.st`."""
+    return out.with_name(out.name.removesuffix(".st") + ".resume.st")
+
+
+def best_path(out: Path) -> Path:
+    """`model.best.st` for `model.st`."""
+    return out.with_name(out.name.removesuffix(".st") + ".best.st")

@@ -1,0 +1,210 @@
+"""The training loop, for any task and architecture.
+
+Nothing random is remembered: before each step torch's generator is seeded from (seed, step), and the
+order of the examples is a function of (seed, epoch), so a resumed run repeats the unbroken one to the
+bit. The loop prints nothing; a listener is told.
+"""
+
+import time
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+
+from xtool.errors import Interrupted, XtoolError
+from xtool.evaluation.score import LOWER_IS_BETTER, columns_of_model, score_rows, scores
+from xtool.rows import Row, row
+from xtool.seeds import derive
+from xtool.archs import count
+from xtool.training.journal import Journal, best_path, rows_path, state_path
+from xtool.training.optimizers import adamw, lr_factor
+from xtool.training.run import Listener, Run
+from xtool.training.state import load_state, save_model, save_state
+from xtool.training.stop import StopRequest
+
+LOOK_EVERY = 20
+
+
+def train(run: Run, listener: Listener, resume: bool = False) -> str:
+    """Train, write the model and its rows, and return the model's digest.
+
+    Args:
+        run: what to train.
+        listener: is told of steps and evaluations.
+        resume: go on from `NAME.resume.st`, which must be there.
+
+    Raises:
+        Interrupted: a signal came; the state is saved.
+        XtoolError: the loss became NaN or infinite; the last good state is left.
+    """
+    return _Loop(run, listener, resume).run_all()
+
+
+class _Loop:
+    """The moving parts of one run."""
+
+    def __init__(self, run: Run, listener: Listener, resume: bool) -> None:
+        self.run, self.listener = run, listener
+        self.optimizer = adamw(run.model, run.dials)
+        self.device = next(run.model.parameters()).device
+        split = run.data.split("train")
+        self.inputs, self.targets = split.inputs.to(self.device), split.targets.to(self.device)
+        self.order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self.state_path = state_path(run.out)
+        if resume:
+            load_state(run, self.state_path, self.optimizer)
+        self.journal = Journal(rows_path(run.out), run.position.step if resume else None)
+        self.began = time.monotonic() - self.journal.seconds
+        self.losses: list[Tensor] = []
+        self.params = count(run.model)
+
+    def run_all(self) -> str:
+        """Every step from the position to the end, then the files."""
+        run, at = self.run, self.run.position
+        total = run.total_steps
+        try:
+            if at.step == 0:
+                self._evaluate()
+            with StopRequest() as stop:
+                while at.step < total:
+                    if stop.asked is not None:
+                        raise self._interrupted()
+                    self._step(total)
+                    self._look(total)
+            return self._finish()
+        finally:
+            self.journal.close()
+
+    def _step(self, total: int) -> None:
+        """One batch: forward, backward, update."""
+        run, step, dials = self.run, self.run.position.step, self.run.dials
+        factor = lr_factor(dials["schedule"], step, total, dials["warmup"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = dials["lr"] * factor
+        torch.manual_seed(derive(dials["seed"], "step", step))
+        run.model.train()
+        batch = self._batch(step)
+        logits = run.model(self.inputs[batch])  # (B, T, C)
+        loss = run.task.loss(logits, self.targets[batch]).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if dials["clip"] > 0:
+            torch.nn.utils.clip_grad_norm_(run.model.parameters(), dials["clip"])
+        self.optimizer.step()
+        self.losses.append(loss.detach())
+        run.position.step += 1
+
+    def _batch(self, step: int) -> Tensor:
+        """The examples of a step, (B,): a slice of the epoch's order."""
+        epoch, place = divmod(step, self.run.steps_per_epoch)
+        if self.order[0] != epoch:
+            generator = torch.Generator().manual_seed(derive(self.run.dials["seed"], "order", epoch))
+            order = torch.randperm(len(self.inputs), generator=generator)
+            self.order = (epoch, order.to(self.device))
+        size = int(self.run.dials["batch_size"])
+        return self.order[1][place * size : (place + 1) * size]
+
+    def _look(self, total: int) -> None:
+        """After a step: what is due of reports, evaluations and saves."""
+        step, dials = self.run.position.step, self.run.dials
+        last = step == total
+        due = step % int(dials["eval_every"] or self.run.steps_per_epoch) == 0
+        seen = self._require_finite() if step % LOOK_EVERY == 0 or due or last else None
+        self.listener.stepped(step, seen)
+        if due or last:
+            self._evaluate()
+        if not last and (step % int(dials["save_every"]) == 0 if dials["save_every"] else due):
+            self._save_state()
+
+    def _add_losses(self) -> None:
+        """Move the losses since the last time from the device into the position, in order."""
+        at = self.run.position
+        for loss in torch.stack(self.losses).tolist() if self.losses else ():
+            at.loss_sum, at.loss_count = at.loss_sum + loss, at.loss_count + 1
+        self.losses.clear()
+
+    def _save_state(self) -> None:
+        self._add_losses()
+        save_state(self.run, self.state_path, self.optimizer)
+
+    def _require_finite(self) -> float:
+        """The last loss, which must be a number; this is where the device is waited for."""
+        loss = self.losses[-1].item()
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            left = f"; {self.state_path} is the last good state" if self.state_path.exists() else ""
+            raise XtoolError(
+                f"the loss is {loss} at step {self.run.position.step}{left}",
+                "lower `--lr`, or set `--clip 1`",
+            )
+        return float(loss)
+
+    def _evaluate(self) -> None:
+        """Rows of the whole dev split, and of the training loss since the last time."""
+        run, at = self.run, self.run.position
+        base = columns_of_model(run.header("model", at.step), self.params) | {
+            "label": run.dials.get("label") or run.out.name.removesuffix(".st"),
+            "seconds": round(time.monotonic() - self.began, 3),
+            "device": self.device.type,
+        }
+        rows = score_rows(scores(run.model, run.task, run.data.split("dev")), split="dev", **base)
+        self._add_losses()
+        if at.loss_count:
+            mean = at.loss_sum / at.loss_count
+            rows.append(row(split="train", metric="loss", value=mean, **base))
+            at.loss_sum, at.loss_count = 0.0, 0
+        rows += self._reached(rows, base)
+        self.journal.write(rows)
+        self.listener.evaluated(rows)
+        loss = next(one["value"] for one in rows if one["metric"] == "loss")
+        if run.dials["keep_best"] and (at.best is None or loss < at.best):
+            at.best = loss
+            save_model(run, best_path(run.out), at.step)
+
+    def _reached(self, rows: list[Row], base: Row) -> list[Row]:
+        """Rows of the first time that `--reach` held."""
+        if not self.run.dials["reach"] or self.run.position.reached:
+            return []
+        metric, _, wanted = str(self.run.dials["reach"]).partition("=")
+        found = next(one["value"] for one in rows if one["metric"] == metric)
+        sign = -1 if metric in LOWER_IS_BETTER else 1
+        if sign * found < sign * float(wanted):
+            return []
+        self.run.position.reached = True
+        here = {"split": "dev", "reach": self.run.dials["reach"], **base}
+        places = {"step": base["step"], "epoch": base["epoch"], "flops": base["flops"]}
+        places["lineage_flops"] = base["lineage_flops"]
+        return [row(metric=f"reached_{name}", value=v, **here) for name, v in places.items()]
+
+    def _interrupted(self) -> Interrupted:
+        self._save_state()
+        done, total = self.run.position.step, self.run.total_steps
+        return Interrupted(
+            f"interrupted at step {done} of {total}, saved in {self.state_path}",
+            "the same command with `--resume` goes on from there",
+        )
+
+    def _finish(self) -> str:
+        """The model, its last rows under its digest, and no more state than was asked for."""
+        run, at = self.run, self.run.position
+        if run.dials["keep_state"]:
+            self._save_state()
+        digest = save_model(run, run.out, at.step)
+        base = columns_of_model(run.header("model", at.step), self.params)
+        seconds = round(time.monotonic() - self.began, 3)
+        self.journal.write(
+            [
+                row(
+                    metric="train_seconds",
+                    value=seconds,
+                    digest=digest,
+                    label=run.dials.get("label") or run.out.name.removesuffix(".st"),
+                    seconds=seconds,
+                    device=self.device.type,
+                    **base,
+                )
+            ]
+        )
+        if not run.dials["keep_state"]:
+            with suppress(FileNotFoundError):
+                self.state_path.unlink()
+        return digest

@@ -1,0 +1,133 @@
+"""A run: what is to be trained on what, and where it stands. Values only; the loop does the work."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from xtool.axes import Layout
+from xtool.dataset import Dataset
+from xtool.header import Header
+from xtool.lineage import Step
+from xtool.rows import Row
+from xtool.tasks import Task
+
+FORWARD_AND_BACKWARD = 3
+
+
+@dataclass
+class Position:
+    """Where a run stands: everything that the next step depends on beside weights and optimizer."""
+
+    step: int = 0
+    best: float | None = None
+    reached: bool = False
+    loss_sum: float = 0.0
+    loss_count: int = 0
+
+
+class Listener(Protocol):
+    """Whoever watches a run; the loop itself prints nothing."""
+
+    def stepped(self, step: int, loss: float | None) -> None:
+        """A step was done; its loss is given now and then, in nats."""
+
+    def evaluated(self, rows: list[Row]) -> None:
+        """An evaluation was written."""
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a training run is made of.
+
+    Attributes:
+        model: with its first values, on its device and in its precision.
+        layout: the axes of its tensors.
+        config: the architecture with its dials.
+        task: what scores it.
+        data: the examples.
+        dials: every training dial.
+        flops: of one forward pass over one example.
+        before: `progress` of the lineage so far.
+        lineage: the steps so far and this one.
+        out: the model's path.
+        threads: CPU threads in use.
+    """
+
+    model: nn.Module
+    layout: Layout
+    config: Mapping[str, Any]
+    task: Task
+    data: Dataset
+    dials: Mapping[str, Any]
+    flops: int
+    before: Mapping[str, Any]
+    lineage: list[Step]
+    out: Path
+    threads: int
+    position: Position = field(default_factory=Position)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that cover the training split once; the last may be smaller."""
+        return math.ceil(len(self.data.split("train")) / int(self.dials["batch_size"]))
+
+    @property
+    def total_steps(self) -> int:
+        """Where the run ends: by steps, else epochs, and never beyond the budget of FLOPs."""
+        dials = self.dials
+        if dials["steps"] is not None:
+            wanted = int(dials["steps"])
+        else:
+            wanted = round(float(dials["epochs"]) * self.steps_per_epoch)
+        if dials["max_flops"] is None:
+            return wanted
+        left = float(dials["max_flops"]) - int(self.before.get("lineage_flops", 0))
+        examples = max(0, int(left // (FORWARD_AND_BACKWARD * self.flops)))
+        epochs, rest = divmod(examples, len(self.data.split("train")))
+        return min(wanted, epochs * self.steps_per_epoch + rest // int(dials["batch_size"]))
+
+    def examples(self, step: int) -> int:
+        """Training examples seen after `step` steps."""
+        size = len(self.data.split("train"))
+        epochs, rest = divmod(step, self.steps_per_epoch)
+        return epochs * size + min(rest * int(self.dials["batch_size"]), size)
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """Steps, epochs and training FLOPs of this run and of its whole lineage."""
+        own = {
+            "steps": step,
+            "epochs": round(self.examples(step) / len(self.data.split("train")), 6),
+            "flops": FORWARD_AND_BACKWARD * self.flops * self.examples(step),
+        }
+        whole = {f"lineage_{k}": v + self.before.get(f"lineage_{k}", 0) for k, v in own.items()}
+        return own | whole
+
+    def header(self, kind: str, step: int) -> Header:
+        """The header of a model or resume file written after `step` steps."""
+        training: dict[str, Any] = {
+            "dials": {k: v for k, v in self.dials.items() if k not in NOT_IN_FILES},
+            "progress": self.progress(step),
+            "threads": self.threads,
+        }
+        if self.dials.get("label"):
+            training["label"] = self.dials["label"]
+        if kind == "resume":
+            training["position"] = vars(self.position)
+        return Header(
+            kind=kind,
+            config=dict(self.config),
+            task=self.data.header.task,
+            tokenizer=self.data.header.tokenizer,
+            training=training,
+            lineage=self.lineage,
+        )
+
+
+NOT_IN_FILES = {"keep_state", "keep_best", "save_every", "eval_every", "reach", "label", "threads"}

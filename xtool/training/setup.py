@@ -1,0 +1,210 @@
+"""Setting a run up: data, architecture and dials become a `Run` whose model has its first values."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from xtool import registry
+from xtool.archs import architecture, build, fill, start
+from xtool.axes import Layout, layout
+from xtool.checkpoint import model_reader
+from xtool.dataset import Dataset
+from xtool.errors import UsageError, XtoolError
+from xtool.header import Header
+from xtool.lineage import Step, step
+from xtool.storage import Source
+from xtool.tasks import Shape, task_of
+from xtool.training.dials import REPORT
+from xtool.training.run import Run
+
+DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
+WIDTHS = ("d_head", "d_value", "d_ff", "d_hidden")
+
+
+def preset(arch: str, name: str | None, d_model: int | None) -> dict[str, Any]:
+    """A preset's dials; another d_model scales its other widths in their ratios.
+
+    Raises:
+        UsageError: the architecture has no such preset, or a width would not be whole.
+    """
+    if name is None:
+        return {}
+    presets = registry.literal("archs", arch, "PRESETS", {})
+    if name not in presets:
+        from xtool.errors import unknown
+
+        raise unknown("preset", name, presets)
+    dials = dict(presets[name])
+    if d_model is not None and "d_model" in dials:
+        for width in WIDTHS:
+            if dials.get(width):
+                scaled, rest = divmod(dials[width] * d_model, dials["d_model"])
+                if rest or not scaled:
+                    raise UsageError(
+                        f"preset `{name}`: `{width}` ({dials[width]} at `d_model` "
+                        f"{dials['d_model']}) is not whole at {d_model}"
+                    )
+                dials[width] = scaled
+    return dials
+
+
+def device_of(name: str) -> torch.device:
+    """The device for `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        XtoolError: this machine or this build of torch has none.
+    """
+    usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next((kind for kind, there in usable.items() if there), "cpu"))
+    if not usable.get(name, True):
+        raise XtoolError(f"no `{name}` device can be used here", "use `--device auto`")
+    return torch.device(name)
+
+
+def threads_of(wanted: int | None) -> int:
+    """Set the number of CPU threads, and return it."""
+    if wanted is not None:
+        if wanted < 1:
+            raise UsageError(f"`--threads` is {wanted}, it must be at least 1")
+        torch.set_num_threads(wanted)
+    return torch.get_num_threads()
+
+
+def fresh_config(arch: str, dials: Mapping[str, Any], data: Header) -> dict[str, Any]:
+    """The configuration of a new model for this data."""
+    shape: Shape = task_of(data, "data").shape(data)
+    config: dict[str, Any] = {"arch": arch, **dials}
+    if sources := registry.source_digests():
+        config["sources"] = sources
+    return architecture(config).configure(config, shape)
+
+
+def trained_config(config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a trained model, with what may be tuned on it changed.
+
+    Raises:
+        UsageError: a dial that the model's tensors depend on was asked to differ.
+    """
+    tunable = registry.literal("archs", config["arch"], "TUNABLE", [])
+    for name, value in asked.items():
+        if value is not None and value != config.get(name) and name not in tunable:
+            raise UsageError(
+                f"`{name}` is {config.get(name)} in the model given with `--from`, not {value}",
+                "`xtool grow` and `xtool slice` change a trained model",
+            )
+    return dict(config) | {k: v for k, v in asked.items() if v is not None}
+
+
+def require_fit(config: Mapping[str, Any], data: Header, where: str) -> None:
+    """Raise XtoolError unless a model reads and writes what the data has."""
+    shape = task_of(data, where).shape(data)
+    for name, needed in vars(shape).items():
+        if config[name] != needed:
+            raise XtoolError(
+                f"the data needs `{name}` {needed}, the model has {config[name]}",
+                "prepare the data like the model's own; see `xtool inspect`",
+            )
+
+
+def set_up(
+    data: Dataset,
+    parent: Path | None,
+    config: Mapping[str, Any],
+    dials: Mapping[str, Any],
+    out: Path,
+) -> Run:
+    """Everything that the loop needs.
+
+    Args:
+        data: the examples.
+        parent: the trained model to go on from; None starts fresh.
+        config: the model's configuration.
+        dials: every training dial.
+        out: the model's path.
+
+    Raises:
+        XtoolError: the parent is unreadable, or does not fit the data.
+        UsageError: a dial outside its range.
+    """
+    check_dials(dials, data)
+    ours = layout(config)
+    model = build(config).to(DTYPES[dials["precision"]])
+    inputs, before, steps = {"data": data.header.digest}, {}, list(data.header.lineage)
+    if parent is None:
+        start(model, ours, dials["seed"])
+    else:
+        header = _fill_from(model, ours, parent)
+        require_fit(config, data.header, str(parent))
+        inputs["from"], before = header.digest, header.training.get("progress", {})
+        steps = list(header.lineage)
+    threads = threads_of(dials["threads"])
+    device = device_of(dials["device"])
+    final = dict(dials) | {"device": device.type}
+    return Run(
+        model=model.to(device),
+        layout=ours,
+        config=config,
+        task=task_of(data.header, "data"),
+        data=data,
+        dials=final,
+        flops=architecture(config).flops(config),
+        before=before,
+        lineage=[*steps, _step(config, final, inputs)],
+        out=out,
+        threads=threads,
+    )
+
+
+def _fill_from(model: nn.Module, ours: Layout, parent: Path) -> Header:
+    with Source(parent) as source:
+        header = source.require_header("model")
+        fill(model, ours, model_reader(source))
+    return header
+
+
+def _step(config: Mapping[str, Any], dials: Mapping[str, Any], inputs: dict[str, str]) -> Step:
+    report = {dial.name for dial in REPORT} | {"seed", "threads"}
+    options = {name: value for name, value in dials.items() if name not in report}
+    fresh = {} if "from" in inputs else {k: v for k, v in config.items() if k != "sources"}
+    return step("train", {**fresh, **options}, inputs, dials["seed"])
+
+
+RANGES = {
+    "epochs": 0,
+    "steps": 0,
+    "max_flops": 0,
+    "batch_size": 1,
+    "warmup": 0,
+    "weight_decay": 0,
+    "clip": 0,
+    "eval_every": 1,
+    "save_every": 1,
+}
+
+
+def check_dials(dials: Mapping[str, Any], data: Dataset) -> None:
+    """Raise UsageError for a training dial outside its range."""
+    for name, low in RANGES.items():
+        if dials[name] is not None and dials[name] < low:
+            raise UsageError(f"`{name}` is {dials[name]}, it must be at least {low}")
+    for name in ("lr", "adam_eps"):
+        if dials[name] <= 0:
+            raise UsageError(f"`{name}` is {dials[name]}, it must be above 0")
+    for name in ("beta1", "beta2"):
+        if not 0 <= dials[name] < 1:
+            raise UsageError(f"`{name}` is {dials[name]}, it must be at least 0 and below 1")
+    if dials["reach"]:
+        metric, _, value = dials["reach"].partition("=")
+        try:
+            float(value)
+        except ValueError as error:
+            raise UsageError(f"`--reach {dials['reach']}` is not METRIC=VALUE") from error
+        known = task_of(data.header, "data").metrics
+        if metric not in known:
+            from xtool.errors import unknown
+
+            raise unknown("metric", metric, known)
