@@ -10,6 +10,7 @@ import typer
 
 from xtool import __version__
 from xtool.commands._dials import with_dials, words
+from xtool.commands._help import GroupedCommand
 from xtool.errors import XtoolError
 
 COMMANDS = ("prepare", "train", "grow", "slice", "evaluate", "plot", "sample", "inspect", "check")
@@ -35,7 +36,8 @@ def make_app() -> typer.Typer:
     app = typer.Typer(
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         epilog=EPILOG,
     )
     app.callback()(root)
@@ -48,7 +50,7 @@ def make_app() -> typer.Typer:
         elif hasattr(module, "panels"):
             function = with_dials(function, {})
         epilog = EPILOG if hasattr(module, "panels") else None
-        app.command(name, epilog=epilog, no_args_is_help=False)(function)
+        app.command(name, cls=GroupedCommand, epilog=epilog)(function)
     return app
 
 

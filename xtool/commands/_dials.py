@@ -3,8 +3,7 @@
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +48,7 @@ def _parameter(dial: Option, panel: str) -> inspect.Parameter:
         show_envvar=False,
         show_default=False,
         rich_help_panel=panel,
-        autocompletion=partial(_complete, dial.choices) if dial.choices else None,
+        autocompletion=completion(dial.choices) if dial.choices else None,
     )
     kind = dial.python
     return inspect.Parameter(
@@ -60,15 +59,11 @@ def _parameter(dial: Option, panel: str) -> inspect.Parameter:
     )
 
 
-def _complete(choices: list[str], incomplete: str) -> list[str]:
-    return [choice for choice in choices if choice.startswith(incomplete)]
-
-
-def names_completion(folder: str) -> Callable[[str], list[str]]:
-    """Completion of a registry folder's names."""
+def completion(choices: Iterable[str]) -> Callable[[str], list[str]]:
+    """Shell completion of one of these words."""
 
     def complete(incomplete: str) -> list[str]:
-        return _complete(registry.names(folder), incomplete)
+        return [choice for choice in choices if choice.startswith(incomplete)]
 
     return complete
 

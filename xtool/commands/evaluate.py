@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from xtool import registry
-from xtool.commands._dials import _complete
+from xtool.commands._dials import completion
 from xtool.commands._ui import INPUT, OUTPUT, Notes, Own, Quiet, Verbose, paths, write_stdout
 from xtool.rows import FORMATS
 
@@ -45,7 +45,7 @@ def evaluate(
             "--format",
             help="table, csv, jsonl or markdown; a table on a terminal, else csv.",
             rich_help_panel=OUTPUT,
-            autocompletion=lambda incomplete: _complete(list(FORMATS), incomplete),
+            autocompletion=completion(FORMATS),
         ),
     ] = None,
     pivot: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._dials import entry, known, names_completion, peek, run_file
+from xtool.commands._dials import entry, known, completion, peek, run_file
 from xtool.commands._ui import (
     INPUT,
     MODEL,
@@ -52,7 +52,7 @@ def grow(
             help="The operator: auto (pad where it is exact, else clone), "
             + ", ".join(registry.names("surgery/operators")) + ".",
             rich_help_panel=MODEL,
-            autocompletion=names_completion("surgery/operators"),
+            autocompletion=completion(registry.names("surgery/operators")),
             envvar="XTOOL_METHOD",
             show_envvar=False,
         ),

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from xtool import registry
-from xtool.commands._dials import entry, names_completion
+from xtool.commands._dials import entry, completion
 from xtool.commands._ui import INPUT, OUTPUT, Force, Notes, Quiet, Verbose, read_stdin, write_stdout
 
 
@@ -16,7 +16,7 @@ def plot(
         str,
         typer.Option(
             help="The kind of figure: " + ", ".join(registry.names("plots")) + ".",
-            autocompletion=names_completion("plots"),
+            autocompletion=completion(registry.names("plots")),
             rich_help_panel=INPUT,
         ),
     ] = "bars",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._dials import entry, known, names_completion, run_file, words
+from xtool.commands._dials import entry, known, completion, run_file, words
 from xtool.commands._ui import INPUT, Force, Notes, Out, Own, Quiet, Verbose, write_stdout
 from xtool.config import Option, options, resolve
 
@@ -23,13 +23,13 @@ def panels() -> dict[str, list[Option]]:
 def prepare(
     task: Annotated[
         str,
-        typer.Argument(help="The task.", autocompletion=names_completion("tasks")),
+        typer.Argument(help="The task.", autocompletion=completion(registry.names("tasks"))),
     ],
     corpus: Annotated[
         str | None,
         typer.Argument(
             help="builtin, builtin-large, text8, shakespeare, a text file, or - for standard input.",
-            autocompletion=names_completion("corpora"),
+            autocompletion=completion(registry.names("corpora")),
         ),
     ] = None,
     lines: Annotated[

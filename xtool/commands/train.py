@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._dials import entry, known, names_completion, peek, run_file
+from xtool.commands._dials import entry, known, completion, peek, run_file
 from xtool.commands._ui import (
     INPUT,
     MODEL,
@@ -35,13 +35,13 @@ def panels() -> dict[str, list[Option]]:
 
 def _arch_of(path: str | None) -> str | None:
     """The architecture of a model file, as far as its header can be read."""
+    if path is None or path == "-":
+        return None
     from xtool.errors import XtoolError
     from xtool.storage import Source
 
-    if path in (None, "-"):
-        return None
     try:
-        with Source(Path(str(path))) as source:
+        with Source(Path(path)) as source:
             return known("archs", str(source.require_header().config.get("arch")))
     except XtoolError:
         return None
@@ -66,7 +66,7 @@ def train(
         typer.Option(
             help="The architecture, or your own file. [default: gpt]",
             rich_help_panel=MODEL,
-            autocompletion=names_completion("archs"),
+            autocompletion=completion(registry.names("archs")),
             envvar="XTOOL_ARCH",
             show_envvar=False,
         ),
