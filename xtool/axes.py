@@ -214,7 +214,9 @@ def layout(config: Mapping[str, Any]) -> Layout:
         config=config,
         table=table,
         ties=tuple(Tie(alias, t[0], t[2]) for alias, t in tied if holds(t[1], config)),
-        frozen=tuple(name for name, conditions in frozen if any(holds(c, config) for c in conditions)),
+        frozen=tuple(
+            name for name, conditions in frozen if any(holds(c, config) for c in conditions)
+        ),
         products={key: (axis, _root(config, dial)) for key, (axis, dial) in products.items()},
     )
 

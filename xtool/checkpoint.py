@@ -99,7 +99,9 @@ class Reader:
         if not data:
             return torch.empty(tuple(shape), dtype=TORCH[entry.dtype])
         if entry.dtype == "BOOL" and max(data) > 1:
-            raise XtoolError(f"{self.source.path}: tensor `{name}` holds bytes that are not booleans")
+            raise XtoolError(
+                f"{self.source.path}: tensor `{name}` holds bytes that are not booleans"
+            )
         tensor = torch.frombuffer(data, dtype=TORCH[entry.dtype]).view(tuple(shape))
         require_finite(tensor, name, str(self.source.path))
         return tensor

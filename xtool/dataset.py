@@ -38,9 +38,7 @@ class Dataset:
             XtoolError: the file has none of that name.
         """
         if name not in self.splits:
-            raise XtoolError(
-                f"the data has no split `{name}`", f"it has: {', '.join(self.splits)}"
-            )
+            raise XtoolError(f"the data has no split `{name}`", f"it has: {', '.join(self.splits)}")
         return self.splits[name]
 
 

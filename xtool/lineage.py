@@ -31,9 +31,7 @@ class Step(BaseModel):
 def step(command: str, options: Mapping[str, Any], inputs: Mapping[str, str], seed: int) -> Step:
     """The step of this version; dials that were not set are left out."""
     kept = {name: value for name, value in sorted(options.items()) if value is not None}
-    return Step(
-        command=command, options=kept, inputs=dict(inputs), seed=seed, version=__version__
-    )
+    return Step(command=command, options=kept, inputs=dict(inputs), seed=seed, version=__version__)
 
 
 def explain(steps: list[Step]) -> list[str]:

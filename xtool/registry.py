@@ -53,7 +53,8 @@ def path_of(folder: str, name: str) -> Path:
     if name.endswith(".py"):
         if name not in _admitted:
             raise UsageError(
-                f"the {word(folder)} `{name}` is a file of its user's own", f"pass it: `--own {name}`"
+                f"the {word(folder)} `{name}` is a file of its user's own",
+                f"pass it: `--own {name}`",
             )
         return _admitted[name]
     if name not in names(folder):

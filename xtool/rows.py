@@ -15,12 +15,9 @@ from xtool.intervals import Estimate, estimate
 
 Row = dict[str, Any]
 
-COLUMNS = (
-    "label digest arch task split seed replica step epoch metric value low high n params flops "
-    "lineage_flops seconds device"
-).split()
+COLUMNS = ["label", "digest", "arch", "task", "split", "seed", "replica", "step", "epoch", "metric", "value", "low", "high", "n", "params", "flops", "lineage_flops", "seconds", "device"]
 FORMATS = ("table", "csv", "jsonl", "markdown")
-TABLE = "label split metric value low high n params lineage_flops lineage_seconds".split()
+TABLE = ["label", "split", "metric", "value", "low", "high", "n", "params", "lineage_flops", "lineage_seconds"]
 
 
 def row(**columns: Any) -> Row:
@@ -63,14 +60,20 @@ def short(value: Any) -> str:
 def to_table(rows: Sequence[Row], columns: Sequence[str], markdown: bool = False) -> str:
     """Chosen columns, aligned for a terminal or as Markdown; numbers to the right."""
     cells = [[short(one.get(name)) for name in columns] for one in rows]
-    widths = [max(len(name), *(len(line[i]) for line in cells), 3) for i, name in enumerate(columns)]
+    widths = [
+        max(len(name), *(len(line[i]) for line in cells), 3) for i, name in enumerate(columns)
+    ]
     right = [any(isinstance(one.get(name), int | float) for one in rows) for name in columns]
 
     def line(texts: Sequence[str]) -> str:
-        padded = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(texts, widths, right, strict=True)]
+        padded = [
+            t.rjust(w) if r else t.ljust(w) for t, w, r in zip(texts, widths, right, strict=True)
+        ]
         return "| " + " | ".join(padded) + " |" if markdown else "  ".join(padded).rstrip()
 
-    rule = ["-" * (w - 1) + (":" if r and markdown else "-") for w, r in zip(widths, right, strict=True)]
+    rule = [
+        "-" * (w - 1) + (":" if r and markdown else "-") for w, r in zip(widths, right, strict=True)
+    ]
     return "\n".join([line(columns), line(rule), *map(line, cells)]) + "\n"
 
 
@@ -180,6 +183,17 @@ def require_column(rows: Sequence[Row], name: str) -> None:
         raise unknown("column", name, columns_of(rows))
 
 
+BASELINES = ("majority",)
+FRACTIONS = ("accuracy", *BASELINES)
+
+
+def bounded(metric: str, found: Estimate) -> Estimate:
+    """An estimate whose interval stays within 0 and 1 where the metric does."""
+    if metric not in FRACTIONS or found.low is None or found.high is None:
+        return found
+    return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0), found.n)
+
+
 def summarise(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], Estimate]:
     """Mean and interval for each combination of `keys`, in the order of first appearance.
 
@@ -194,9 +208,42 @@ def summarise(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...],
 
 def _estimate(rows: list[Row]) -> Estimate:
     if len(rows) > 1:
-        return estimate([float(one["value"]) for one in rows])
+        return bounded(str(rows[0]["metric"]), estimate([float(one["value"]) for one in rows]))
     one = rows[0]
     return Estimate(float(one["value"]), one.get("low"), one.get("high"), 1)
+
+
+MEASURED = ("value", "low", "high", "n", "params", "flops", "lineage_flops", "seconds")
+
+
+def average(rows: Sequence[Row], over: str) -> list[Row]:
+    """One row in place of those that differ only by `over`, such as `seed`.
+
+    The interval is a t interval over the averaged rows and `n` their number; costs are averaged too.
+
+    Raises:
+        UsageError: an unknown column.
+    """
+    require_column(rows, over)
+    dropped = {over, "digest", "p_value", *MEASURED, "lineage_seconds"}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for one in rows:
+        key = tuple((name, value) for name, value in one.items() if name not in dropped)
+        groups.setdefault(key, []).append(one)
+    out = []
+    for key, found in groups.items():
+        mean = _estimate(found)
+        made = row(**dict(key)) | {"value": mean.value, "low": mean.low, "high": mean.high}
+        costs = ("params", "flops", "lineage_flops", "seconds", "lineage_seconds")
+        out.append(made | {"n": len(found)} | {name: _mean(found, name) for name in costs})
+    return out
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | int | None:
+    values = [one[name] for one in rows if one.get(name) is not None]
+    if len(values) < len(rows):
+        return None
+    return values[0] if len(set(values)) == 1 else sum(values) / len(values)
 
 
 def pivot(rows: Sequence[Row], down: str, across: str) -> tuple[list[Row], list[str]]:

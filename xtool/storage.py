@@ -27,7 +27,18 @@ from blake3 import blake3
 from xtool.errors import CheckFailed, XtoolError
 from xtool.header import NO_DIGEST, Header, read_header, strict_json
 
-BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "F32": 4,
+    "I32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 BLOCK = 4 << 20
 MAX_HEADER = 16 << 20
 MAX_TENSORS = 100_000
@@ -73,7 +84,9 @@ def read_entries(table: dict[str, object], base: int, where: str) -> dict[str, E
     at = base
     for entry in sorted(found, key=lambda one: (one.start, one.stop)):
         if entry.start != at:
-            raise XtoolError(f"{where}: tensor `{entry.name}` does not start where the last one ends")
+            raise XtoolError(
+                f"{where}: tensor `{entry.name}` does not start where the last one ends"
+            )
         at = entry.stop
     return {entry.name: entry for entry in found}
 
@@ -85,7 +98,9 @@ def _read_entry(name: str, value: object, base: int, where: str) -> Entry:
         raise XtoolError(f"{where}: tensor `{name}` needs exactly dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BYTES:
-        raise XtoolError(f"{where}: tensor `{name}` has type {dtype!r}", f"known: {', '.join(BYTES)}")
+        raise XtoolError(
+            f"{where}: tensor `{name}` has type {dtype!r}", f"known: {', '.join(BYTES)}"
+        )
     if not _whole(shape) or len(shape) > MAX_AXES or any(size > 1 << 40 for size in shape):
         raise XtoolError(f"{where}: tensor `{name}` has an impossible shape")
     if not _whole(offsets) or len(offsets) != 2:
@@ -127,7 +142,10 @@ class Source:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         os.close(self._fd)
 
@@ -338,7 +356,9 @@ def _remove_stale(real: Path) -> None:
     """Remove what killed writers of this output left; a live writer holds its file's lock."""
     prefix, suffix = f".{real.name}.", ".tmp"
     for name in os.listdir(real.parent) if real.parent.is_dir() else []:
-        if not (name.startswith(prefix) and name.endswith(suffix) and len(name) == len(prefix) + 12):
+        if not (
+            name.startswith(prefix) and name.endswith(suffix) and len(name) == len(prefix) + 12
+        ):
             continue
         with suppress(OSError), open(real.parent / name, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -37,9 +37,11 @@ def _parameter(dial: Option, panel: str) -> inspect.Parameter:
     if dial.choices:
         text += f"; {', '.join(dial.choices)}"
     if dial.default is not None:
-        shown = {True: "on", False: "off"}.get(dial.default, dial.default) if (
-            dial.type == "bool"
-        ) else dial.default
+        shown = (
+            {True: "on", False: "off"}.get(dial.default, dial.default)
+            if (dial.type == "bool")
+            else dial.default
+        )
         text += f" [default: {shown}]"
     option = typer.Option(
         flag,

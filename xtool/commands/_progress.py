@@ -11,7 +11,7 @@ from rich.progress import (
 )
 
 from xtool.commands._ui import Notes
-from xtool.rows import Row, short
+from xtool.rows import BASELINES, Row, short
 
 
 class ProgressBar:
@@ -56,7 +56,9 @@ class ProgressBar:
     def evaluated(self, rows: list[Row]) -> None:
         """A line with the dev metrics."""
         dev = "  ".join(
-            f"{r['metric'].replace('_', ' ')} {short(r['value'])}" for r in rows if r["split"] == "dev"
+            f"{r['metric'].replace('_', ' ')} {short(r['value'])}"
+            for r in rows
+            if r["split"] == "dev" and r["metric"] not in BASELINES
         )
         at = rows[0]
         text = f"step {at['step']:>6}  epoch {at['epoch']:g}  dev {dev}"

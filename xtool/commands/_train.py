@@ -71,7 +71,9 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
         require_writable(out)
     task_dials = registry.literal("tasks", str(data.header.task["name"]), "DEFAULTS", {})
     if parent:
-        given = {o.name: asked.dial(o.name) for o in model_options(arch, parent.config["attention"])}
+        given = {
+            o.name: asked.dial(o.name) for o in model_options(arch, parent.config["attention"])
+        }
         config = trained_config(parent.config, given)
     elif saved:
         config = dict(saved.config)

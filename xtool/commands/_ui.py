@@ -13,7 +13,9 @@ INPUT, MODEL, OUTPUT = "Input", "Model", "Output"
 
 Own = Annotated[
     list[Path] | None,
-    typer.Option("--own", help="A file of your own that the model uses, `.py`.", rich_help_panel=INPUT),
+    typer.Option(
+        "--own", help="A file of your own that the model uses, `.py`.", rich_help_panel=INPUT
+    ),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", help="Where to write.", rich_help_panel=OUTPUT)
@@ -68,7 +70,8 @@ def paths(given: Iterable[Path]) -> list[Path]:
         found = [Path(line) for line in lines if line]
         if not found:
             raise XtoolError(
-                "standard input holds no path", "the command before the pipe failed or wrote nothing"
+                "standard input holds no path",
+                "the command before the pipe failed or wrote nothing",
             )
         out += found
     return out

@@ -26,11 +26,12 @@ def evaluate(
         typer.Option(help="Also the paired difference from this model.", rich_help_panel=INPUT),
     ] = None,
     own: Own = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel="Model")] = (
-        "auto"
-    ),
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel="Model")
+    ] = ("auto"),
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads; all cores unless given.", rich_help_panel="Model")
+        int | None,
+        typer.Option(help="CPU threads; all cores unless given.", rich_help_panel="Model"),
     ] = None,
     label: Annotated[
         list[str] | None,
@@ -51,6 +52,12 @@ def evaluate(
     pivot: Annotated[
         tuple[str, str] | None,
         typer.Option(help="A results table: columns DOWN ACROSS.", rich_help_panel=OUTPUT),
+    ] = None,
+    over: Annotated[
+        str | None,
+        typer.Option(
+            help="Average rows that differ only by COLUMN, as seed.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -76,6 +83,7 @@ def evaluate(
         notes.detail(f"evaluating {path}")
         rows += evaluator.rows(path, name, against)
     rows = tables.select(rows, where or [])
+    rows = tables.average(rows, over) if over else rows
     shape = form or ("table" if sys.stdout.isatty() else "csv")
     if pivot is None:
         write_stdout(tables.render(rows, shape))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._dials import entry, known, completion, peek, run_file
+from xtool.commands._dials import completion, entry, known, peek, run_file
 from xtool.commands._ui import (
     INPUT,
     MODEL,
@@ -50,7 +50,8 @@ def grow(
         str,
         typer.Option(
             help="The operator: auto (pad where it is exact, else clone), "
-            + ", ".join(registry.names("surgery/operators")) + ".",
+            + ", ".join(registry.names("surgery/operators"))
+            + ".",
             rich_help_panel=MODEL,
             autocompletion=completion(registry.names("surgery/operators")),
             envvar="XTOOL_METHOD",

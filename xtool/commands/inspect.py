@@ -15,7 +15,8 @@ from xtool.commands._ui import INPUT, OUTPUT, Own, paths, write_stdout
 def inspect(
     file: Annotated[list[Path], typer.Argument(help="Files, or - for their paths.")],
     examples: Annotated[
-        int, typer.Option(help="Of a data file, show this many examples.", rich_help_panel=INPUT, min=0)
+        int,
+        typer.Option(help="Of a data file, show this many examples.", rich_help_panel=INPUT, min=0),
     ] = 0,
     own: Own = None,
     as_json: Annotated[
@@ -56,7 +57,10 @@ def describe(path: Path) -> dict[str, Any]:
                 one["axes"] = explain(ours.axes(name))
             tensors.append(one | {"bytes": prod(entry.shape) * BYTES[entry.dtype]})
         trained = [
-            t for t in tensors if ours and not t["name"].startswith("optimizer/")
+            t
+            for t in tensors
+            if ours
+            and not t["name"].startswith("optimizer/")
             and t["name"].removeprefix("model/") not in ours.frozen
         ]
         return {

@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from xtool import registry
-from xtool.commands._dials import entry, completion
+from xtool.commands._dials import completion, entry
 from xtool.commands._ui import INPUT, OUTPUT, Force, Notes, Quiet, Verbose, read_stdin, write_stdout
 
 
 def plot(
-    rows: Annotated[list[Path], typer.Argument(help="Rows: CSV or JSON lines, or - for those piped in.")],
+    rows: Annotated[
+        list[Path], typer.Argument(help="Rows: CSV or JSON lines, or - for those piped in.")
+    ],
     kind: Annotated[
         str,
         typer.Option(
@@ -33,7 +35,9 @@ def plot(
     where: Annotated[
         list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE.", rich_help_panel=INPUT)
     ] = None,
-    title: Annotated[str | None, typer.Option(help="Above the figure.", rich_help_panel=OUTPUT)] = None,
+    title: Annotated[
+        str | None, typer.Option(help="Above the figure.", rich_help_panel=OUTPUT)
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="A png, svg, pdf or html file.", rich_help_panel=OUTPUT),

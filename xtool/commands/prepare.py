@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._dials import entry, known, completion, run_file, words
+from xtool.commands._dials import completion, entry, known, run_file, words
 from xtool.commands._ui import INPUT, Force, Notes, Out, Own, Quiet, Verbose, write_stdout
 from xtool.config import Option, options, resolve
 
@@ -40,7 +40,9 @@ def prepare(
     force: Force = False,
     config_file: Annotated[
         Path | None,
-        typer.Option("--config", help="A TOML file with a table `[prepare]`.", rich_help_panel=INPUT),
+        typer.Option(
+            "--config", help="A TOML file with a table `[prepare]`.", rich_help_panel=INPUT
+        ),
     ] = None,
     own: Own = None,
     quiet: Quiet = False,
@@ -60,7 +62,10 @@ def prepare(
         raise UsageError("`--lines` takes the place of a corpus; give one of them")
     source = corpus or str(registry.literal("tasks", name, "CORPUS"))
     known_dials = options("tasks", name) + COMMON
-    layers = [("the command line", dials), (str(config_file), run_file(config_file, "prepare", known_dials))]
+    layers = [
+        ("the command line", dials),
+        (str(config_file), run_file(config_file, "prepare", known_dials)),
+    ]
     values = resolve(known_dials, layers)
     seed = values.pop("seed")
     stem = Path(source).stem if corpus and corpus not in ("-", "builtin") else ""
@@ -70,5 +75,3 @@ def prepare(
     digest = make_data(target, name, source, files, values, seed)
     notes.say(f"prepared {name} from {'lines' if lines else source}: {target} ({digest[:12]})")
     write_stdout(f"{target}\n")
-
-

@@ -17,7 +17,9 @@ def sample(
     ] = None,
     split: Annotated[str, typer.Option(help="train, dev or test.", rich_help_panel=INPUT)] = "dev",
     examples: Annotated[int, typer.Option(help="How many.", rich_help_panel=INPUT, min=1)] = 5,
-    seed: Annotated[int, typer.Option(help="Of the choice of examples.", rich_help_panel=INPUT)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the choice of examples.", rich_help_panel=INPUT)
+    ] = 0,
     own: Own = None,
 ) -> None:
     """Show inputs over targets over a model's predictions, the wrong ones marked."""

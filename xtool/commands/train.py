@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._dials import entry, known, completion, peek, run_file
+from xtool.commands._dials import completion, entry, known, peek, run_file
 from xtool.commands._ui import (
     INPUT,
     MODEL,
@@ -54,7 +54,9 @@ def train(
     ] = None,
     parent: Annotated[
         Path | None,
-        typer.Option("--from", help="A model to go on from; - reads its path.", rich_help_panel=INPUT),
+        typer.Option(
+            "--from", help="A model to go on from; - reads its path.", rich_help_panel=INPUT
+        ),
     ] = None,
     config_file: Annotated[
         Path | None,
@@ -73,7 +75,9 @@ def train(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="A named set of the model's dials; gpt has: counting.", rich_help_panel=MODEL),
+        typer.Option(
+            help="A named set of the model's dials; gpt has: counting.", rich_help_panel=MODEL
+        ),
     ] = None,
     out: Out = None,
     force: Force = False,
@@ -103,7 +107,9 @@ def train(
         registry.admit(str(path))
     every = CHOICE + [dial for dials_of in panels().values() for dial in dials_of]
     from_file = run_file(config_file, "train", every)
-    chosen = resolve(CHOICE, [("", {"arch": arch, "preset": preset}), (str(config_file), from_file)])
+    chosen = resolve(
+        CHOICE, [("", {"arch": arch, "preset": preset}), (str(config_file), from_file)]
+    )
     chosen["arch"] = entry("archs", chosen["arch"])
     if str(dials.get("attention") or "").endswith(".py"):
         dials["attention"] = registry.admit(dials["attention"])

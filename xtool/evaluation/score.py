@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from xtool.dataset import Split
 from xtool.header import Header
 from xtool.intervals import estimate
-from xtool.rows import Row, row
+from xtool.rows import Row, bounded, row
 from xtool.tasks import Task
 
 BATCH = 1024
@@ -47,11 +47,9 @@ def score_rows(found: dict[str, Tensor], **columns: Any) -> list[Row]:
     """
     rows = []
     for metric, values in found.items():
-        mean = estimate(values.tolist())
-        low, high = mean.low, mean.high
-        if metric in ("accuracy", "majority") and low is not None and high is not None:
-            low, high = max(low, 0.0), min(high, 1.0)
-        rows.append(row(metric=metric, value=mean.value, low=low, high=high, n=mean.n, **columns))
+        mean = bounded(metric, estimate(values.tolist()))
+        numbers = {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
+        rows.append(row(metric=metric, **numbers, **columns))
     return rows
 
 

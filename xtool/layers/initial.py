@@ -23,7 +23,9 @@ CHUNK = 1 << 18
 Fill = Callable[[Tensor, torch.Generator], Tensor]
 
 
-def initial(layout: Layout, name: str, seed: int, start: int = 0, stop: int | None = None) -> Tensor:
+def initial(
+    layout: Layout, name: str, seed: int, start: int = 0, stop: int | None = None
+) -> Tensor:
     """Rows [start, stop) of a tensor's first values, float32; a fixed table is float64."""
     shape = layout.shape(name)
     stop = shape[0] if stop is None else stop

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from xtool import registry
 from xtool.errors import UsageError, XtoolError, unknown
 from xtool.plots import Plot, Request
-from xtool.rows import Row, require_column
+from xtool.rows import BASELINES, Row, require_column
 from xtool.storage import replacing
 
 FORMATS = ("png", "svg", "pdf", "html")
@@ -32,7 +32,6 @@ STYLE = {
     "svg.fonttype": "none",
     "figure.constrained_layout.use": True,
 }
-BASELINES = ("majority",)
 
 
 def request(

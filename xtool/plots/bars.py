@@ -15,7 +15,9 @@ BY = None
 
 def bars(axes: "Axes", request: Request) -> None:
     """One group a value of `x`, one bar a value of `by`."""
-    series = list(dict.fromkeys(one.get(request.by) if request.by else None for one in request.rows))
+    series = list(
+        dict.fromkeys(one.get(request.by) if request.by else None for one in request.rows)
+    )
     keys = [request.x, request.by] if request.by else [request.x]
     cells = summarise(request.rows, keys)
     groups = list(dict.fromkeys(key[0] for key in cells))
@@ -35,11 +37,17 @@ def bars(axes: "Axes", request: Request) -> None:
                 axes.errorbar(place + shift, cell.value, spread, color="black", capsize=3)
                 top = cell.high
             axes.annotate(
-                short(cell.value), (place + shift, top), (0, 3), textcoords="offset points", ha="center"
+                short(cell.value),
+                (place + shift, top),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
             )
     turned = max(len(str(group)) for group in groups) * len(groups) > 60
     axes.set_xticks(
-        range(len(groups)), [str(g) for g in groups], rotation=30 if turned else 0,
+        range(len(groups)),
+        [str(g) for g in groups],
+        rotation=30 if turned else 0,
         ha="right" if turned else "center",
     )
     axes.grid(axis="x", visible=False)

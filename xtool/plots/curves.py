@@ -32,7 +32,11 @@ def curves(axes: "Axes", request: Request) -> None:
         x = [key[0] for key, _ in cells]
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         axes.plot(
-            x, [cell.value for _, cell in cells], color=colour, marker=marker, markersize=4,
+            x,
+            [cell.value for _, cell in cells],
+            color=colour,
+            marker=marker,
+            markersize=4,
             label=str(name),
         )
         banded = [(k[0], c) for k, c in cells if c.low is not None and c.high is not None]

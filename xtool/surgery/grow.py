@@ -123,7 +123,10 @@ def _plan_one(
         if (new_config.get(name) or 0) < (old.config.get(name) or 0):
             raise UsageError(f"`{name}` would shrink from {old.config[name]} to {new_config[name]}")
     new_config |= operator.config(old.config, new_config)
-    growth = Growth(reader, old, layout(new_config), seed, dials)
+    own = {row[0] for row in registry.literal("surgery/operators", method, "OPTIONS", [])}
+    growth = Growth(
+        reader, old, layout(new_config), seed, {k: v for k, v in dials.items() if k in own}
+    )
     if reason := operator.refuse(growth):
         raise UsageError(f"`{method}` refuses: {reason}", "see `xtool grow --help` for the others")
     checked(new_config)

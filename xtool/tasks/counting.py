@@ -6,7 +6,6 @@ letters on the left, so it shows within seconds whether surgery kept what a mode
 """
 
 import random
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ DEFAULTS = {
     "batch_size": 16,
     "schedule": "constant",
 }
+
 
 class Counting:
     """The task; see the module."""
@@ -106,8 +106,10 @@ class Counting:
                 lines += [f"model   {_digits(predictions[i])}", f"        {wrong}".rstrip()]
         return lines
 
+
 def _digits(counts: Tensor) -> str:
     return "".join("0123456789+"[min(int(count), 10)] for count in counts)
+
 
 def _check(dials: Mapping[str, Any]) -> None:
     for name, low, high in (("length", 1, 10_000), ("cap", 1, 254)):
@@ -115,7 +117,10 @@ def _check(dials: Mapping[str, Any]) -> None:
             raise UsageError(f"`--{name}` is {dials[name]}, it must be {low} to {high}")
     for name in ("train_size", "dev_size", "test_size"):
         if dials[name] < 1:
-            raise UsageError(f"`--{name.replace('_', '-')}` is {dials[name]}, it must be at least 1")
+            raise UsageError(
+                f"`--{name.replace('_', '-')}` is {dials[name]}, it must be at least 1"
+            )
+
 
 def _cut(text: Text, length: int, wanted: dict[str, int], seed: int) -> dict[str, list[str]]:
     """Paragraphs in random order, each cut into strings for the split that lacks most."""
@@ -134,6 +139,7 @@ def _cut(text: Text, length: int, wanted: dict[str, int], seed: int) -> dict[str
                 seen.add(string)
                 found[here].append(string)
     return found
+
 
 def _read_lines(path: Path, length: int) -> list[str]:
     try:
@@ -155,6 +161,7 @@ def _read_lines(path: Path, length: int) -> list[str]:
         raise XtoolError(f"{path}: has no lines")
     return lines
 
+
 def counts(symbols: Tensor, cap: int) -> Tensor:
     """How often each symbol occurred earlier in its row, at most `cap`: (N, T) -> (N, T) uint8."""
     out = []
@@ -162,6 +169,7 @@ def counts(symbols: Tensor, cap: int) -> Tensor:
         same = rows[:, :, None] == rows[:, None, :]  # (n, T, T)
         out.append(same.tril(-1).sum(-1).clamp(max=cap).to(torch.uint8))  # (n, T)
     return torch.cat(out)
+
 
 def _prepared(found: dict[str, list[str]], dials: Mapping[str, Any]) -> Prepared:
     tokenizer = CharTokenizer(ALPHABET)
@@ -176,5 +184,6 @@ def _prepared(found: dict[str, list[str]], dials: Mapping[str, Any]) -> Prepared
     task = {"name": "counting", "length": dials["length"], "cap": dials["cap"], "sizes": sizes}
 
     return Prepared(task, tokenizer.header(), splits)
+
 
 ENTRY: Task = Counting()

@@ -36,7 +36,8 @@ class Journal:
         except OSError as error:
             self._file.close()
             raise XtoolError(
-                f"{path}: another run is writing it", "wait for it, or name another output with `-o`"
+                f"{path}: another run is writing it",
+                "wait for it, or name another output with `-o`",
             ) from error
         self.kept = self._cut(keep)
 

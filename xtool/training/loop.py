@@ -11,11 +11,11 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from xtool.archs import count
 from xtool.errors import Interrupted, XtoolError
 from xtool.evaluation.score import LOWER_IS_BETTER, columns_of_model, score_rows, scores
 from xtool.rows import Row, row
 from xtool.seeds import derive
-from xtool.archs import count
 from xtool.training.journal import Journal, best_path, rows_path, state_path
 from xtool.training.optimizers import adamw, lr_factor
 from xtool.training.run import Listener, Run
@@ -57,6 +57,7 @@ class _Loop:
         self.began = time.monotonic() - self.journal.seconds
         self.losses: list[Tensor] = []
         self.params = count(run.model)
+        self.baselines = run.task.baselines(split, run.data.split("dev"))
 
     def run_all(self) -> str:
         """Every step from the position to the end, then the files."""
@@ -98,7 +99,9 @@ class _Loop:
         """The examples of a step, (B,): a slice of the epoch's order."""
         epoch, place = divmod(step, self.run.steps_per_epoch)
         if self.order[0] != epoch:
-            generator = torch.Generator().manual_seed(derive(self.run.dials["seed"], "order", epoch))
+            generator = torch.Generator().manual_seed(
+                derive(self.run.dials["seed"], "order", epoch)
+            )
             order = torch.randperm(len(self.inputs), generator=generator)
             self.order = (epoch, order.to(self.device))
         size = int(self.run.dials["batch_size"])
@@ -146,7 +149,8 @@ class _Loop:
             "seconds": round(time.monotonic() - self.began, 3),
             "device": self.device.type,
         }
-        rows = score_rows(scores(run.model, run.task, run.data.split("dev")), split="dev", **base)
+        found = scores(run.model, run.task, run.data.split("dev")) | self.baselines
+        rows = score_rows(found, split="dev", **base)
         self._add_losses()
         if at.loss_count:
             mean = at.loss_sum / at.loss_count

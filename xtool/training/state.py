@@ -61,7 +61,9 @@ def load_state(run: Run, path: Path, optimizer: torch.optim.Optimizer) -> None:
             state[name.removeprefix("model/")].copy_(tensors[name])
         for name, parameter in trained(run.model) if position.step else ():
             moments = {m: tensors.get(f"optimizer/{name}/{m}") for m in MOMENTS}
-            if any(moment is None or moment.shape != parameter.shape for moment in moments.values()):
+            if any(
+                moment is None or moment.shape != parameter.shape for moment in moments.values()
+            ):
                 raise XtoolError(f"{path}: lacks the optimizer's state of `{name}`")
             at = torch.tensor(float(position.step), device=parameter.device)
             kept = {m: v.to(parameter.device) for m, v in moments.items() if v is not None}

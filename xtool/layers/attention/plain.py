@@ -37,9 +37,9 @@ class Plain(nn.Module):
         d_model, inner = config.d_model, config.n_heads * config.d_value
         bias = config.bias == "all"
         self.n_heads, self.causal = config.n_heads, config.causal
-        self.scale = {
-            "d_head": config.d_head**-0.5, "d_model": d_model**-0.5, "none": 1.0
-        }[config.score_scale]
+        self.scale = {"d_head": config.d_head**-0.5, "d_model": d_model**-0.5, "none": 1.0}[
+            config.score_scale
+        ]
         self.q = Linear(d_model, config.n_heads * config.d_head, bias)
         self.k = Linear(d_model, config.n_heads * config.d_head)
         if config.attention_output:

@@ -40,7 +40,9 @@ class Identity:
         old = found[0][start:stop] >= 0
         if len(found) == 2:
             old = old[:, None] & (found[1] >= 0)[None, :]
-        return torch.where(old, corner, initial(growth.new, name, growth.seed, start, stop).double())
+        return torch.where(
+            old, corner, initial(growth.new, name, growth.seed, start, stop).double()
+        )
 
 
 ENTRY: Operator = Identity()

@@ -17,7 +17,9 @@ from xtool.surgery.operators import Growth, Operator
 
 PROMISE = "approximate"
 CONDITION = "any width"
-CARRIED = [pattern_regex(f"blocks.{{layer}}.attention.{part}.weight") for part in ("q", "k", "v", "vo")]
+CARRIED = [
+    pattern_regex(f"blocks.{{layer}}.attention.{part}.weight") for part in ("q", "k", "v", "vo")
+]
 
 
 class IdentityQkv:
