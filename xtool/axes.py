@@ -160,7 +160,7 @@ class Layout:
                 )
 
     def product(self, name: str) -> tuple[str, str | None] | None:
-        """The axis this tensor's output is summed over with another's, and the axis under the root."""
+        """The axis summed over with another tensor's output, and the axis under the root."""
         for pattern, value in self.products.items():
             if pattern_regex(pattern).fullmatch(name):
                 return value

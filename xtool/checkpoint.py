@@ -193,7 +193,7 @@ def save_streamed(
             block = rows(spec.name, start, stop).to(TORCH[spec.dtype]).contiguous()
             require_finite(block, spec.name, str(path))
             if block.numel():
-                yield memoryview(block.reshape(-1).view(torch.uint8).numpy())
+                yield block.reshape(-1).view(torch.uint8).numpy().data
 
     return write(path, header, specs, blocks, prove)
 

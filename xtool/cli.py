@@ -1,4 +1,4 @@
-"""The command line: registers the commands, and turns errors into one line, a hint and an exit code."""
+"""The command line: registers commands; turns errors into one line, a hint and an exit code."""
 
 import os
 import sys

@@ -4,10 +4,11 @@ A dial is declared once, as a literal row of `OPTIONS` in the file that it belon
 
     OPTIONS = [("n_heads", "int", 1, "attention heads"), ...]
 
-Types are `int`, `float`, `bool`, `text`, a choice `relu|gelu`, or `@folder` for the names of a registry
-folder. A default of None means that the value is derived from others.
+Types are `int`, `float`, `bool`, `text`, a choice `relu|gelu`, or `@folder` for the names of a
+registry folder. A default of None means that the value is derived from others.
 """
 
+import builtins
 import json
 import math
 import tomllib
@@ -44,7 +45,7 @@ class Option:
         return self.type.split("|") if "|" in self.type else []
 
     @property
-    def python(self) -> type:
+    def python(self) -> builtins.type:
         """The Python type of a value."""
         return {"int": int, "float": float, "bool": bool}.get(self.type, str)
 
@@ -65,8 +66,8 @@ class Option:
             if value not in self.choices and not own:
                 raise unknown(f"value for `{self.flag}`", str(value), self.choices)
             return value
-        wanted = {"int": int, "float": (int, float), "bool": bool}.get(self.type, str)
-        if not isinstance(value, wanted) or (isinstance(value, bool) and self.type != "bool"):
+        fits = isinstance(value, (int, float) if self.type == "float" else self.python)
+        if not fits or (isinstance(value, bool) and self.type != "bool"):
             raise UsageError(f"{where}: `{self.name}` must be {self.type}, not {value!r}")
         if self.type == "float" and not math.isfinite(value):
             raise UsageError(f"{where}: `{self.name}` must be finite, not {value!r}")

@@ -1,7 +1,7 @@
-"""The header of a `.st` file: one canonical JSON value that says what the file is and how it came to be.
+"""The header of a `.st` file: canonical JSON that says what the file is and how it came to be.
 
-It stands under the single safetensors metadata key `xtool`. Canonical means sorted keys, no spaces,
-ASCII only, no clock and no absolute path, so that the same work gives the same bytes.
+It is one value, under the single safetensors metadata key `xtool`. Canonical means sorted keys, no
+spaces, ASCII only, no clock and no absolute path, so that the same work gives the same bytes.
 """
 
 import json

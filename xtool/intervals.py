@@ -1,8 +1,8 @@
 """Intervals: Student's t from its closed form, so that no number stands without its spread.
 
-The distribution function for whole degrees of freedom is the finite series of Abramowitz and Stegun,
-Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4; beyond 200 degrees the expansion 26.7.8
-is closer than 1e-6.
+The distribution function for whole degrees of freedom is the finite series of Abramowitz and
+Stegun, Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4; beyond 200 degrees the
+expansion 26.7.8 is closer than 1e-6.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Lineage: the chain prepare -> train -> grow -> train that made a file, without paths or clocks."""
+"""Lineage: the chain prepare -> train -> grow -> train behind a file, without paths or clocks."""
 
 from collections.abc import Mapping
 from typing import Any

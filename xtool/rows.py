@@ -15,9 +15,15 @@ from xtool.intervals import Estimate, estimate
 
 Row = dict[str, Any]
 
-COLUMNS = ["label", "digest", "arch", "task", "split", "seed", "replica", "step", "epoch", "metric", "value", "low", "high", "n", "params", "flops", "lineage_flops", "seconds", "device"]
+COLUMNS = [
+    "label", "digest", "arch", "task", "split", "seed", "replica", "step", "epoch", "metric",
+    "value", "low", "high", "n", "params", "flops", "lineage_flops", "seconds", "device",
+]  # fmt: skip
 FORMATS = ("table", "csv", "jsonl", "markdown")
-TABLE = ["label", "split", "metric", "value", "low", "high", "n", "params", "lineage_flops", "lineage_seconds"]
+TABLE = [
+    "label", "split", "metric", "value", "low", "high", "n", "params", "lineage_flops",
+    "lineage_seconds",
+]  # fmt: skip
 
 
 def row(**columns: Any) -> Row:
@@ -144,7 +150,7 @@ def _read_csv(text: str, where: str) -> list[Row]:
         raise XtoolError(f"{where}: not CSV: {error}") from error
     if any(None in line for line in lines):
         raise XtoolError(f"{where}: a line has more cells than the heading")
-    return [row(**{k: v if k in TEXT else _number(v) for k, v in line.items()}) for line in lines]
+    return [row(**{k: (v or None) if k in TEXT else _number(v) for k, v in line.items()}) for line in lines]
 
 
 def _number(cell: str | None) -> Any:
@@ -219,7 +225,8 @@ MEASURED = ("value", "low", "high", "n", "params", "flops", "lineage_flops", "se
 def average(rows: Sequence[Row], over: str) -> list[Row]:
     """One row in place of those that differ only by `over`, such as `seed`.
 
-    The interval is a t interval over the averaged rows and `n` their number; costs are averaged too.
+    The interval is a t interval over the averaged rows and `n` their number; costs are averaged
+    too.
 
     Raises:
         UsageError: an unknown column.
@@ -240,7 +247,7 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
 
 
 def _mean(rows: Sequence[Row], name: str) -> float | int | None:
-    values = [one[name] for one in rows if one.get(name) is not None]
+    values: list[float | int] = [one[name] for one in rows if one.get(name) is not None]
     if len(values) < len(rows):
         return None
     return values[0] if len(set(values)) == 1 else sum(values) / len(values)

@@ -1,9 +1,9 @@
 """The bytes of `.st` files: a strict reader and an atomic, durable, reproducible writer.
 
 A `.st` file is a safetensors file with one metadata key, `xtool`. This floor knows bytes, names and
-shapes but no tensors, so reading a header needs no torch. A file is never mapped into memory (a file
-that is cut short while mapped kills the process), and never trusted: every rule of the format that
-the safetensors library leaves to the caller is checked here.
+shapes but no tensors, so reading a header needs no torch. A file is never mapped into memory (a
+file that is cut short while mapped kills the process), and never trusted: every rule of the format
+that the safetensors library leaves to the caller is checked here.
 
 Writing follows the sequence temporary file in the same folder, write, fsync, rename, fsync of the
 folder; whatever is killed in between leaves the old file whole.
@@ -75,8 +75,8 @@ def read_entries(table: dict[str, object], base: int, where: str) -> dict[str, E
         where: names the file in errors.
 
     Raises:
-        XtoolError: too many tensors, an unprintable name, an unknown type, a shape or an offset that
-            is not a list of plain numbers or that contradicts another.
+        XtoolError: too many tensors, an unprintable name, an unknown type, a shape or an offset
+            that is not a list of plain numbers or that contradicts another.
     """
     if len(table) > MAX_TENSORS:
         raise XtoolError(f"{where}: {len(table)} tensors, at most {MAX_TENSORS} are read")
@@ -206,7 +206,8 @@ class Source:
             )
         if kinds and self.header.kind not in kinds:
             raise XtoolError(
-                f"{self.path}: a {self.header.kind} file, where a {' or '.join(kinds)} file is needed",
+                f"{self.path}: a {self.header.kind} file, "
+                f"where a {' or '.join(kinds)} file is needed",
                 "`xtool inspect` shows what a file is",
             )
         return self.header
@@ -427,7 +428,10 @@ def _safetensors_header(header: Header, specs: Sequence[Spec]) -> bytes:
 
 
 def _require_space(path: Path, needed: int) -> None:
-    status = os.statvfs(path.resolve().parent)
+    try:
+        status = os.statvfs(path.resolve().parent)
+    except OSError as error:
+        raise XtoolError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     free = status.f_bavail * status.f_frsize
     if needed > free:
         raise XtoolError(

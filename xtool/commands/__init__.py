@@ -1,1 +1,1 @@
-"""Commands: one thin function each. Heavy imports stand inside the functions, so help stays light."""
+"""Commands: one thin function each, with heavy imports inside it, so that help stays light."""

@@ -138,7 +138,7 @@ def _saved(out: Path, asked: Asked, notes: Notes) -> Header | None:
 def _training_dials(
     asked: Asked, before: Header | None, resuming: bool, task: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Every training dial; the length of a run is its own and is not taken over from a checkpoint."""
+    """Every training dial; the length of a run is its own, not taken over from a checkpoint."""
     old = dict(before.training.get("dials", {})) if before else {}
     if not resuming:
         old = {k: v for k, v in old.items() if k not in (*LENGTH, "device")}

@@ -1,6 +1,7 @@
 """Evaluate models on whole splits: rows, each with its interval and its cost."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -79,7 +80,8 @@ def evaluate(
     threads_of(threads)
     evaluator = Evaluator(data, split.split(","), device_of(device))
     rows = []
-    for path, name in zip(found, label or [None] * len(found), strict=True):
+    names: Sequence[str | None] = label or [None] * len(found)
+    for path, name in zip(found, names, strict=True):
         notes.detail(f"evaluating {path}")
         rows += evaluator.rows(path, name, against)
     rows = tables.select(rows, where or [])

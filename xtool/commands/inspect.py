@@ -1,4 +1,4 @@
-"""Inspect files: header, lineage, and the table of tensors with their axes, without reading them."""
+"""Inspect files: header, lineage, and the tensors with their axes, without reading them."""
 
 import json
 from collections.abc import Mapping

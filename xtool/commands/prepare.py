@@ -28,7 +28,9 @@ def prepare(
     corpus: Annotated[
         str | None,
         typer.Argument(
-            help="builtin, builtin-large, text8, shakespeare, a text file, or - for standard input.",
+            help=(
+                "builtin, builtin-large, text8, shakespeare, a text file, or - for standard input."
+            ),
             autocompletion=completion(registry.names("corpora")),
         ),
     ] = None,

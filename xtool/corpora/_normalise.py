@@ -6,7 +6,11 @@ The rules are those of Matt Mahoney's text8 (http://mattmahoney.net/dc/textdata.
 import re
 
 DIGITS = dict(
-    zip("0123456789", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"], strict=True)
+    zip(
+        "0123456789",
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
+        strict=True,
+    )
 )
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 

@@ -1,4 +1,4 @@
-"""The first 100 million characters of cleaned Wikipedia, a download checked by size and alphabet."""
+"""The first 100 million characters of cleaned Wikipedia, checked by size and alphabet."""
 
 import zipfile
 

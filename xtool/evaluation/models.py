@@ -83,10 +83,8 @@ def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor], **columns: 
     """The mean of the paired differences over examples, with interval and p-value."""
     out = []
     for metric in ours:
-        if (
-            metric not in theirs
-            or (torch.equal(ours[metric], theirs[metric])
-            and metric == "majority")
+        if metric not in theirs or (
+            torch.equal(ours[metric], theirs[metric]) and metric == "majority"
         ):
             continue
         pairs = (ours[metric] - theirs[metric]).tolist()

@@ -1,6 +1,7 @@
-"""Norms by name: none, layernorm (Ba et al., 2016, arXiv:1607.06450), rmsnorm (Zhang and Sennrich,
+"""Norms by name: none, layernorm, rmsnorm.
 
-2019, arXiv:1910.07467).
+LayerNorm is that of Ba et al. (2016, arXiv:1607.06450), RMSNorm that of Zhang and Sennrich (2019,
+arXiv:1910.07467).
 """
 
 from torch import nn

@@ -1,7 +1,8 @@
 """Fixed tables of positions, which are stored in the file because they depend on d_model.
 
-`sinusoidal` is that of Vaswani et al. (2017, arXiv:1706.03762): columns 2i and 2i+1 share a frequency.
-`sinusoidal-unpaired` is that of the counting experiment: each column m has its own, 10000^(-2m/D).
+`sinusoidal` is that of Vaswani et al. (2017, arXiv:1706.03762): columns 2i and 2i+1 share a
+frequency. `sinusoidal-unpaired` is that of the counting experiment: each column m has its own,
+10000^(-2m/D).
 """
 
 import torch

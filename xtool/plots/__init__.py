@@ -30,7 +30,7 @@ class Request:
 
 
 class Plot(Protocol):
-    """What a file in this folder ends with, as `ENTRY`; it also declares the literal `X` and `BY`."""
+    """What a file in this folder ends with, as `ENTRY`; it also declares literals `X` and `BY`."""
 
     def __call__(self, axes: "Axes", request: Request) -> None:
         """Draw onto empty axes; whoever calls sets title, size and file."""

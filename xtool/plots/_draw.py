@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -22,7 +23,7 @@ FORMATS = ("png", "svg", "pdf", "html")
 # Okabe and Ito (2008): told apart with every kind of colour vision; markers differ too.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = "osD^vPX"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.grid": True,
     "grid.alpha": 0.3,
@@ -99,7 +100,10 @@ def _bytes(figure: Figure, form: str, title: str) -> bytes:
     if form == "html":
         figure.savefig(buffer, format="svg", metadata={"Date": None})
         svg = buffer.getvalue().decode().partition("<svg")[2]
-        page = '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{}</title><body><svg{}</body></html>'
+        page = (
+            '<!DOCTYPE html><html lang="en"><meta charset="utf-8">'
+            "<title>{}</title><body><svg{}</body></html>"
+        )
         return page.format(escape(title), svg).encode()
     metadata = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
     figure.savefig(buffer, format=form, metadata=metadata)

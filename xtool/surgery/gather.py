@@ -1,7 +1,7 @@
 """Gathering: the rows of a resized tensor, picked from the old one by an index map for each axis.
 
-A map gives, for each index of the new axis, the old index whose values it takes, or -1 where there is
-none. The map of a product such as n_heads*d_head is composed from one map for each factor.
+A map gives, for each index of the new axis, the old index whose values it takes, or -1 where there
+is none. The map of a product such as n_heads*d_head is composed from one map for each factor.
 """
 
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def gather(reader: Reader, name: str, found: list[Tensor], start: int, stop: int
 
 
 def _runs(wanted: Tensor) -> list[tuple[int, int]]:
-    """Stretches of consecutive old rows, as (place, length); rows without an old one are left out."""
+    """Stretches of consecutive old rows, as (place, length), without rows that have no old one."""
     runs: list[tuple[int, int]] = []
     for place, old in enumerate(wanted.tolist()):
         if old < 0:

@@ -63,7 +63,7 @@ def promise(method: str) -> str:
 
 
 def grown_names(names: list[str], old: Layout, new: Layout) -> list[str]:
-    """The stored tensors of the grown model: the old ones, and the last layer's for each new layer."""
+    """The stored tensors of the grown model: the old, and the last layer's for each new one."""
     last = old.size("n_layers") - 1
     extra = [
         name.replace(f".{last}.", f".{layer}.", 1)

@@ -29,8 +29,8 @@ def resized(
     The result is not yet checked by its architecture; see `archs.checked`.
 
     Raises:
-        UsageError: the model has no such dial, or its heads do not fit the width; the nearest widths
-            that they fit are named.
+        UsageError: the model has no such dial, or its heads do not fit the width; the nearest
+            widths that they fit are named.
     """
     for name in changes:
         if config.get(name) is None:

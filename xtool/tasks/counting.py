@@ -1,8 +1,8 @@
 """Letter counting: for each character, how often it occurred before in the string, at most twice.
 
-The homework task behind the growth experiment brianakl/bootstrapped_model_up_scaling (GitHub, 2023):
-strings of 20 characters over 27 symbols, three classes. A model solves it by attending to equal
-letters on the left, so it shows within seconds whether surgery kept what a model knows.
+The homework task behind the growth experiment brianakl/bootstrapped_model_up_scaling (GitHub,
+2023): strings of 20 characters over 27 symbols, three classes. A model solves it by attending to
+equal letters on the left, so it shows within seconds whether surgery kept what a model knows.
 """
 
 import random
@@ -96,7 +96,7 @@ class Counting:
     def show(
         self, header: Header, inputs: Tensor, targets: Tensor, predictions: Tensor | None
     ) -> list[str]:
-        """Each string over its targets and, if given, its predictions with the wrong ones marked."""
+        """Each string over its targets and, if given, its predictions, the wrong ones marked."""
         tokenizer = CharTokenizer(header.tokenizer["alphabet"])
         lines: list[str] = []
         for i in range(len(inputs)):
@@ -165,7 +165,7 @@ def _read_lines(path: Path, length: int) -> list[str]:
 def counts(symbols: Tensor, cap: int) -> Tensor:
     """How often each symbol occurred earlier in its row, at most `cap`: (N, T) -> (N, T) uint8."""
     out = []
-    for rows in symbols.split(4096):
+    for rows in torch.split(symbols, 4096):
         same = rows[:, :, None] == rows[:, None, :]  # (n, T, T)
         out.append(same.tril(-1).sum(-1).clamp(max=cap).to(torch.uint8))  # (n, T)
     return torch.cat(out)

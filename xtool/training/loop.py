@@ -1,8 +1,8 @@
 """The training loop, for any task and architecture.
 
-Nothing random is remembered: before each step torch's generator is seeded from (seed, step), and the
-order of the examples is a function of (seed, epoch), so a resumed run repeats the unbroken one to the
-bit. The loop prints nothing; a listener is told.
+Nothing random is remembered: before each step torch's generator is seeded from (seed, step), and
+the order of the examples is a function of (seed, epoch), so a resumed run repeats the unbroken one
+to the bit. The loop prints nothing; a listener is told.
 """
 
 import time

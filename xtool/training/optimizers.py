@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) with decay on matrices alone, and schedules."""
+"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101), decay on matrices alone, and schedules."""
 
 import math
 from collections.abc import Mapping

@@ -1,10 +1,10 @@
-"""A run: what is to be trained on what, and where it stands. Values only; the loop does the work."""
+"""A run: what is trained on what, and where it stands; values only, the loop does the work."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import nn
 
@@ -109,7 +109,7 @@ class Run:
         whole = {f"lineage_{k}": v + self.before.get(f"lineage_{k}", 0) for k, v in own.items()}
         return own | whole
 
-    def header(self, kind: str, step: int) -> Header:
+    def header(self, kind: Literal["model", "resume"], step: int) -> Header:
         """The header of a model or resume file written after `step` steps."""
         training: dict[str, Any] = {
             "dials": {k: v for k, v in self.dials.items() if k not in NOT_IN_FILES},

@@ -1,4 +1,4 @@
-"""Setting a run up: data, architecture and dials become a `Run` whose model has its first values."""
+"""Setting a run up: data, architecture and dials become a `Run`, its model with first values."""
 
 from collections.abc import Mapping
 from pathlib import Path

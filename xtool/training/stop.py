@@ -6,7 +6,7 @@ from typing import Self
 
 
 class StopRequest:
-    """While active, the first SIGINT or SIGTERM sets `asked`; a second one ends the process at once."""
+    """While active, a first SIGINT or SIGTERM sets `asked`; a second ends the process at once."""
 
     def __init__(self) -> None:
         self.asked: int | None = None

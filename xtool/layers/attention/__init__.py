@@ -39,7 +39,7 @@ class Attention(Protocol):
         """A module (B, T, D) -> (B, T, D) with uninitialised weights."""
 
     def flops(self, config: Any, context: int) -> int:
-        """Floating-point operations of one forward pass over one example, multiply and add apart."""
+        """Floating-point operations of a forward pass over one example, multiply and add apart."""
 
 
 __all__ = ["Attention", "AttentionConfig", "Tensor"]

@@ -6,6 +6,7 @@ values are then the residual's columns themselves. There is no key bias: the sof
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,7 +62,7 @@ class Plain(nn.Module):
         return self.o(out) if hasattr(self, "o") else out
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K)
+        return torch.unflatten(x, -1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K)
 
 
 class _Entry:
@@ -71,7 +72,8 @@ class _Entry:
     def flops(self, config: Any, context: int) -> int:
         d, h, k, v = config.d_model, config.n_heads, config.d_head, config.d_value
         projections = d * h * (2 * k + v) + (h * v * d if config.attention_output else 0)
-        return 2 * context * (projections + context * h * (k + v))
+        total: int = 2 * context * (projections + context * h * (k + v))
+        return total
 
 
 ENTRY: Attention = _Entry()

@@ -47,7 +47,7 @@ class Growth:
         return self.new.size(factor) / self.old.size(factor)
 
     def root(self, name: str) -> float:
-        """What keeps a product's scores: they are divided by the root of an axis that may have grown."""
+        """What keeps a product's scores where the axis under their root has grown, else 1."""
         product = self.new.product(name)
         if product is None or product[1] is None:
             return 1.0

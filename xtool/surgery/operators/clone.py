@@ -1,8 +1,9 @@
-"""Whole factors, exactly: every unit is copied, and what reads the copies is divided by their number.
+"""Whole factors, exactly: units are copied, and what reads the copies is divided by their number.
 
-HyperCloning (Samragh et al., 2024, arXiv:2409.12903). Copies of one input cancel paired noise, +N on
-the weights of one and -N on its partner's, so the copies may differ and still compute the same; without
-noise they would never separate in training. Of q and k only q is rescaled, so that the scores stay.
+HyperCloning (Samragh et al., 2024, arXiv:2409.12903). Copies of one input cancel paired noise, +N
+on the weights of one and -N on its partner's, so the copies may differ and still compute the same;
+without noise they would never separate in training. Of q and k only q is rescaled, so that the
+scores stay.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ class Clone:
     """The operator; see the module."""
 
     def refuse(self, growth: Growth) -> str:
-        """A size that is not a whole multiple, or a tied head that reads the stream without a norm."""
+        """A size that is no whole multiple, or a tied head that reads the stream without a norm."""
         for size in ("d_model", "n_heads", "d_head", "d_value", "d_ff", "d_hidden"):
             if not growth.old.config.get(size):
                 continue
@@ -73,7 +74,7 @@ class Clone:
         return out
 
     def _noise(self, growth: Growth, name: str, columns: Tensor, start: int, stop: int) -> Tensor:
-        """Paired noise for rows [start, stop), before scaling; the last of an odd number gets none."""
+        """Paired noise for rows [start, stop), before scaling; an odd last copy gets none."""
         source = growth.source(name)
         rows, old = growth.new.shape(name)[0], growth.reader.shape(source)[1]
         copies = len(columns) // old
@@ -94,7 +95,7 @@ class Clone:
         pair = (order // 2).clamp(max=copies // 2 - 1)
         sign = torch.where(order % 2 == 0, 1.0, -1.0)
         sign[order >= copies // 2 * 2] = 0
-        level = _power(growth, source) ** 0.5 * 10 ** (-growth.dials["noise_db"] / 20)
+        level: float = _power(growth, source) ** 0.5 * 10 ** (-growth.dials["noise_db"] / 20)
         return drawn[:, pair, columns].double() * sign * level  # (n, columns)
 
 

@@ -1,7 +1,8 @@
-"""The small matrix in the corner, added to an identity of the new size, as the counting experiment tells it.
+"""The small matrix in the corner, added to an identity of the new size.
 
-Every matrix inside a layer is so grown; embeddings, head and norms keep their corner and are fresh
-elsewhere. Not exact: the identity adds a stream of its own (brianakl/bootstrapped_model_up_scaling).
+So the counting experiment tells it (brianakl/bootstrapped_model_up_scaling): every matrix inside a
+layer is so grown; embeddings, head and norms keep their corner and are fresh elsewhere. Not exact:
+the identity adds a stream of its own.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,10 @@
 """Any width, exactly: new columns of the residual stream carry nothing, new readers are random.
 
-Without a norm or with RMSNorm what writes the stream writes zeros into the new columns; with LayerNorm
-it writes the mean of the old ones, which keeps the mean and scales the variance (LEMON: Wang et al.,
-2023, arXiv:2310.07999). Gains are multiplied by sqrt(d/D) and eps by d/D. Other axes (heads,
-feed-forward) get random new units that are read with weight zero, and of two tensors that are
-multiplied, one gets zeros. New entries so have a gradient from the first or second step.
+Without a norm or with RMSNorm what writes the stream writes zeros into the new columns; with
+LayerNorm it writes the mean of the old ones, which keeps the mean and scales the variance (LEMON:
+Wang et al., 2023, arXiv:2310.07999). Gains are multiplied by sqrt(d/D) and eps by d/D. Other axes
+(heads, feed-forward) get random new units that are read with weight zero, and of two tensors that
+are multiplied, one gets zeros. New entries so have a gradient from the first or second step.
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,88 @@
+"""Shared fixtures: tiny models and data, and the command line run in this process."""
+
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from xtool import registry
+from xtool.archs import build, start, stored_names
+from xtool.axes import layout
+from xtool.checkpoint import save
+from xtool.cli import main
+from xtool.config import model_options, resolve
+from xtool.header import Header
+from xtool.tasks import Shape
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+TEXT = "\n\n".join(
+    f"Paragraph {i}: the quick brown fox number {i} jumps over {i * 7} lazy dogs, "
+    f"and {chr(97 + i % 26) * 3} is a word that repeats; so it goes on and on for a while."
+    for i in range(60)
+)
+
+
+@dataclass
+class Result:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def xtool(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Result]:
+    """Run `xtool ARGS` in a fresh folder, in this process."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object, stdin: str | bytes = "") -> Result:
+        raw = stdin if isinstance(stdin, bytes) else stdin.encode()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["xtool", *map(str, args)])
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as stop:
+                main()
+        found = capsys.readouterr()
+        return Result(int(stop.value.code or 0), found.out, found.err)
+
+    return run
+
+
+@pytest.fixture
+def data(xtool: Callable[..., Result], tmp_path: Path) -> Path:
+    """A small counting data file, `data.st`."""
+    sizes = ["--train-size", 96, "--dev-size", 32, "--test-size", 32]
+    done = xtool("prepare", "counting", "-", "-o", "data.st", *sizes, stdin=TEXT)
+    assert done.code == 0, done.err
+    return tmp_path / "data.st"
+
+
+def configuration(arch: str = "gpt", **dials: Any) -> dict[str, Any]:
+    """A tiny configuration of an architecture for the counting task."""
+    small = {"d_model": 16, "n_layers": 2, "n_heads": 2}
+    given = resolve(model_options(arch, dials.get("attention")), [("test", small | dials)])
+    return registry.load("archs", arch).configure({"arch": arch, **given}, Shape(27, 12, 3))
+
+
+def make_model(path: Path, dtype: torch.dtype = torch.float64, **dials: Any) -> dict[str, Any]:
+    """Write a model whose every tensor, gains and biases too, is away from its first value."""
+    config = configuration(**dials)
+    model, ours = build(config).to(dtype), layout(config)
+    start(model, ours, 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+    state = model.state_dict()
+    header = Header(kind="model", config=config)
+    save(path, header, {name: state[name] for name in stored_names(model, ours)})
+    return config

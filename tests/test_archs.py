@@ -1,0 +1,211 @@
+"""The contract of architectures and attention variants: every file in their folders obeys it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from conftest import configuration, make_model
+from xtool import registry
+from xtool.archs import architecture, build, count, read_model, start, stored_names
+from xtool.axes import layout
+from xtool.checkpoint import save
+from xtool.config import check_model, model_options
+from xtool.errors import UsageError, XtoolError
+from xtool.header import Header
+from xtool.layers.initial import initial
+from xtool.layers.positions import table
+from xtool.training.setup import preset
+
+ARCHS = registry.names("archs")
+VARIANTS = registry.names("layers/attention")
+CASES: list[dict[str, Any]] = [
+    {},
+    {"norm": "none", "bias": "all", "positions": "sinusoidal"},
+    {"norm": "rmsnorm", "activation": "swiglu", "tied_head": True},
+    {"d_head": 6, "d_value": 10, "d_ff": 20, "d_hidden": 12, "bias": "mlp", "activation": "relu"},
+    {"attention_output": False, "positions": "none", "score_scale": "d_model"},
+]
+
+
+def built(**dials: Any) -> tuple[dict[str, Any], torch.nn.Module]:
+    config = configuration(**dials)
+    model = build(config).double()
+    start(model, layout(config), 0)
+    return config, model
+
+
+@pytest.mark.parametrize("attention", VARIANTS)
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_changing_a_later_symbol_changes_no_earlier_logit(arch: str, attention: str, case: int) -> None:
+    _, model = built(arch=arch, attention=attention, causal=True, **CASES[case])
+    one = torch.randint(27, (2, 12), generator=torch.Generator().manual_seed(0))
+    other = one.clone()
+    other[:, 7:] = (other[:, 7:] + 5) % 27
+    before, after = model(one), model(other)
+    assert torch.equal(before[:, :7], after[:, :7])
+    assert not torch.allclose(before[:, 7:], after[:, 7:])
+
+
+@pytest.mark.parametrize("attention", VARIANTS)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_without_the_mask_every_position_sees_every_other(arch: str, attention: str) -> None:
+    _, model = built(arch=arch, attention=attention, causal=False)
+    one = torch.zeros(1, 12, dtype=torch.int64)
+    other = one.clone()
+    other[0, 11] = 3
+    assert not torch.allclose(model(one)[0, 0], model(other)[0, 0])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_every_tensor_names_its_axes_and_has_the_shape_they_say(arch: str, case: int) -> None:
+    config, model = built(arch=arch, **CASES[case])
+    ours = layout(config)
+    for name, tensor in model.state_dict().items():
+        ours.check(name, tensor.shape, arch)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_a_model_comes_back_from_its_file_bit_for_bit(arch: str, case: int, tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", torch.float32, arch=arch, **CASES[case])
+    header, ours, model = read_model(tmp_path / "a.st")
+    state = model.state_dict()
+    save(tmp_path / "b.st", header, {name: state[name] for name in stored_names(model, ours)})
+    assert (tmp_path / "a.st").read_bytes() == (tmp_path / "b.st").read_bytes()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_parameters_are_counted_once_and_tables_not_at_all(arch: str, case: int) -> None:
+    config, model = built(arch=arch, **CASES[case])
+    ours = layout(config)
+    state = model.state_dict()
+    stored = sum(state[n].numel() for n in stored_names(model, ours) if n not in ours.frozen)
+    assert count(model) == stored
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_flops_are_those_that_torch_counts(arch: str, case: int) -> None:
+    config, model = built(arch=arch, causal=False, **CASES[case])
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 12, dtype=torch.int64))
+    assert architecture(config).flops(config) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_every_parameter_gets_a_gradient(arch: str, case: int) -> None:
+    _, model = built(arch=arch, **CASES[case])
+    symbols = torch.randint(27, (8, 12), generator=torch.Generator().manual_seed(0))
+    model(symbols).log_softmax(-1)[..., 0].sum().backward()
+    largest = max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().max()) > 1e-8 * largest, name
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_stages_in_turn_are_the_model(arch: str) -> None:
+    _, model = built(arch=arch)
+    x = symbols = torch.arange(12)[None]
+    for prefix, stage in model.stages():  # type: ignore[operator]
+        assert all(prefix + name in model.state_dict() for name in stage.state_dict())
+        x = stage(x)
+    assert torch.equal(x, model(symbols))
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_dials_of_the_header_are_those_that_are_declared(arch: str) -> None:
+    config = configuration(arch=arch)
+    check_model(config, "x")
+    for dial in model_options(arch):
+        wrong = {k: v for k, v in config.items() if k != dial.name}
+        with pytest.raises(XtoolError):
+            check_model(wrong, "x")
+    with pytest.raises(XtoolError):
+        check_model(config | {"more": 1}, "x")
+
+
+@pytest.mark.parametrize(
+    ("dials", "message"),
+    [
+        ({"n_heads": 3}, r"`d_model` \(16\) must be divisible by `n_heads` \(3\)"),
+        ({"attention_output": False, "d_value": 4}, r"`n_heads` x `d_value` \(8\) must be `d_model` \(16\)"),
+        ({"dropout": 1.0}, "below 1"),
+        ({"d_ff": -1}, "at least 1"),
+        ({"tied_head": True, "d_hidden": 4}, "exclude"),
+        ({"norm_eps": 0.0}, "above 0"),
+    ],
+)
+def test_dials_that_contradict_each_other_are_refused(dials: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        configuration(**dials)
+
+
+def test_the_counting_preset_is_the_experiments_network() -> None:
+    dials = preset("gpt", "counting", 48)
+    config = configuration(**dials)
+    model = build(config).double()
+    start(model, layout(config), 0)
+    state = {n: t for n, t in model.state_dict().items()}
+    symbols = torch.randint(27, (3, 12), generator=torch.Generator().manual_seed(0))
+    # An independent plain implementation: brianakl/bootstrapped_model_up_scaling, README at d6f7657.
+    x = state["embed.weight"][symbols] + state["embed.positions"]
+    part = "blocks.0."
+    q, k, v = (x @ state[f"{part}attention.{n}.weight"].T for n in ("q", "k", "vo"))
+    a = (q @ k.transpose(1, 2) / 48**0.5).softmax(-1) @ v + x
+    up = a @ state[f"{part}mlp.up.weight"].T + state[f"{part}mlp.up.bias"]
+    out = up.relu() @ state[f"{part}mlp.down.weight"].T + state[f"{part}mlp.down.bias"] + a
+    hidden = (out @ state["head.hidden.weight"].T + state["head.hidden.bias"]).relu()
+    logits = hidden @ state["head.out.weight"].T + state["head.bias"]
+    model.eval()
+    assert torch.allclose(model(symbols), logits, atol=1e-12)
+    assert state[f"{part}attention.q.weight"].shape == (24, 48)
+
+
+def test_a_preset_scales_with_d_model() -> None:
+    dials = preset("gpt", "counting", 96)
+    assert [dials[n] for n in ("d_head", "d_value", "d_ff", "d_hidden")] == [48, 96, 48, 48]
+    with pytest.raises(UsageError, match="not whole"):
+        preset("gpt", "counting", 49)
+    with pytest.raises(UsageError, match="unknown preset"):
+        preset("gpt", "counting2", None)
+
+
+def test_position_tables() -> None:
+    paired, own = table("sinusoidal", 5, 6), table("sinusoidal-unpaired", 5, 6)
+    assert paired[3, 2] == pytest.approx(torch.tensor(3 * 10000 ** (-2 / 6)).sin())
+    assert paired[3, 3] == pytest.approx(torch.tensor(3 * 10000 ** (-2 / 6)).cos())
+    assert own[3, 3] == pytest.approx(torch.tensor(3 * 10000 ** (-6 / 6)).cos())
+
+
+def test_first_values_do_not_depend_on_how_the_rows_are_asked_for() -> None:
+    ours = layout(configuration(d_model=512, d_ff=2048))
+    name = "blocks.0.mlp.up.weight"
+    whole = initial(ours, name, 3)
+    assert torch.equal(whole[700:1301], initial(ours, name, 3, 700, 1301))
+    assert not torch.equal(whole, initial(ours, name, 4))
+    assert float(whole.abs().max()) <= 512**-0.5
+    assert float(whole.std()) == pytest.approx((3 * 512) ** -0.5, rel=0.01)
+
+
+def test_a_file_that_lacks_a_tensor_or_has_one_too_many_is_refused(tmp_path: Path) -> None:
+    config = make_model(tmp_path / "a.st")
+    _, ours, model = read_model(tmp_path / "a.st")
+    tensors = {name: model.state_dict()[name] for name in stored_names(model, ours)}
+    header = Header(kind="model", config=config)
+    save(tmp_path / "b.st", header, {k: v for k, v in tensors.items() if k != "embed.weight"})
+    with pytest.raises(XtoolError, match="lacks tensor `embed.weight`"):
+        read_model(tmp_path / "b.st")
+    save(tmp_path / "c.st", header, tensors | {"blocks.9.mlp.up.weight": tensors["blocks.0.mlp.up.weight"]})
+    with pytest.raises(XtoolError, match="unknown tensor"):
+        read_model(tmp_path / "c.st")
+    save(tmp_path / "d.st", header, tensors | {"embed.weight": torch.zeros(27, 17)})
+    with pytest.raises(XtoolError, match=r"axis `d_model`: 17 in the file, 16 in the configuration"):
+        read_model(tmp_path / "d.st")

@@ -1,0 +1,303 @@
+"""The contract of growth operators: exact inside their condition, refused outside, never half a file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import configuration, make_model
+from xtool import registry
+from xtool.archs import build, read_model
+from xtool.axes import layout
+from xtool.checkpoint import Reader
+from xtool.config import options, resolve
+from xtool.errors import CheckFailed, UsageError, XtoolError
+from xtool.layers.initial import initial
+from xtool.storage import Source
+from xtool.surgery import gather, proof
+from xtool.surgery.grow import Plan, grow, plan, promise
+from xtool.surgery.operators.pad import Pad
+from xtool.surgery.slice import slice_model
+
+OPERATORS = registry.names("surgery/operators")
+EXACT = [name for name in OPERATORS if promise(name) == "exact"]
+WIDTHS = (32, 48, 40, 50)  # from 16: two and three times, and not whole
+
+
+def grow_to(path: Path, out: Path, method: str, seed: int = 0, **changes: int) -> proof.Proof:
+    dials = resolve(options("surgery/operators", "clone"), [])
+
+    def make(reader: Reader) -> Plan:
+        return plan(reader, changes, method, dials, seed)
+
+    return grow(path, out, make)[1]
+
+
+def refusal(method: str, config: dict[str, Any], changes: dict[str, int]) -> str:
+    """The reason, by the table of growth.md section 13, or empty where it must be exact."""
+    width = changes.get("d_model", 16)
+    heads = config["n_heads"]
+    scales = heads * width % 16 == 0
+    inner = heads * config["d_value"]
+    if not config["attention_output"]:
+        if "d_head" in changes or "d_value" in changes:
+            return "output projection" if inner * changes.get("d_head", 8) != width * 8 else ""
+        if heads > 1 and not scales:
+            return "whole factor" if method == "clone" else "output projection"
+    if method == "clone":
+        if any(new % config[name] for name, new in changes.items()):
+            return "whole factor"
+        if width > 16 and config["tied_head"] and config["norm"] == "none":
+            return "multiply the logits"
+    if method == "pad" and not config["attention_output"] and heads > 1 and width > 16:
+        return "averaged" if config["norm"] == "layernorm" else ""
+    return ""
+
+
+@pytest.mark.parametrize("norm", ["none", "layernorm", "rmsnorm"])
+@pytest.mark.parametrize("tied", [False, True], ids=["free", "tied"])
+@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize("arch", registry.names("archs"))
+def test_an_exact_operator_keeps_the_logits_or_refuses(
+    arch: str, method: str, tied: bool, norm: str, tmp_path: Path
+) -> None:
+    variants = [
+        {"n_heads": 1, "positions": "learned", "bias": "all"},
+        {"n_heads": 2, "positions": "sinusoidal", "activation": "swiglu"},
+        {"n_heads": 2, "attention_output": False, "score_scale": "d_model", "positions": "none"},
+        {"n_heads": 1, "attention_output": False, "score_scale": "none", "bias": "mlp"},
+    ]
+    changes: list[dict[str, int]] = [{"d_model": width} for width in WIDTHS]
+    changes += [{"n_layers": 3}, {"d_ff": 70}, {"d_ff": 128}, {"d_model": 48, "n_layers": 4}]
+    for variant in variants:
+        path = tmp_path / "small.st"
+        config = make_model(path, arch=arch, norm=norm, tied_head=tied, **variant)
+        for change in [*changes, {"d_head": 3 * config["d_head"]}]:
+            reason = refusal(method, config, change)
+            out = tmp_path / "grown.st"
+            out.unlink(missing_ok=True)
+            if reason:
+                with pytest.raises(UsageError, match=reason):
+                    grow_to(path, out, method, **change)
+                assert not out.exists()
+            else:
+                found = grow_to(path, out, method, **change)
+                assert found.exact, (variant, change, found)
+                assert found.tolerance == pytest.approx(1e-10 * max(1.0, found.largest))
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_growing_a_two_layer_head_keeps_the_logits(method: str, tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", d_hidden=12, bias="all", d_head=6, d_value=10)
+    assert grow_to(tmp_path / "a.st", tmp_path / "b.st", method, d_model=32).exact
+
+
+@pytest.mark.parametrize("method", OPERATORS)
+def test_an_operator_gives_every_tensor_its_shape_in_any_blocks(
+    method: str, tmp_path: Path
+) -> None:
+    make_model(tmp_path / "a.st", bias="all")
+    dials = resolve(options("surgery/operators", method), [])
+    with Source(tmp_path / "a.st") as source:
+        reader = Reader(source, layout(source.require_header().config))
+        made = plan(reader, {"d_model": 32, "n_layers": 3}, method, dials, 5)
+        for name in made.names():
+            shape = made.growth.new.shape(name)
+            whole = made.rows(name, 0, shape[0])
+            assert whole.shape == shape, name
+            parts = [made.rows(name, at, min(at + 5, shape[0])) for at in range(0, shape[0], 5)]
+            assert torch.equal(torch.cat(parts), whole), name
+
+
+@pytest.mark.parametrize("method", OPERATORS)
+def test_the_same_growth_gives_the_same_bytes(method: str, tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st")
+    for name in ("b.st", "c.st"):
+        grow_to(tmp_path / "a.st", tmp_path / name, method, d_model=32)
+    assert (tmp_path / "b.st").read_bytes() == (tmp_path / "c.st").read_bytes()
+
+
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+def test_a_planted_wrong_scale_is_caught_and_leaves_nothing(
+    norm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(tmp_path / "a.st", norm=norm)
+    monkeypatch.setattr(Pad, "_gain", lambda self, growth, name, values, new: values)
+    with pytest.raises(CheckFailed, match="promised to be exact"):
+        grow_to(tmp_path / "a.st", tmp_path / "b.st", "pad", d_model=24)
+    assert os.listdir(tmp_path) == ["a.st"]
+
+
+def test_single_precision_is_held_to_its_own_tolerance(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", torch.float32)
+    found = grow_to(tmp_path / "a.st", tmp_path / "b.st", "clone", d_model=48)
+    assert found.exact
+    assert found.tolerance == pytest.approx(1e-5 * max(1.0, found.largest))
+
+
+def test_clone_copies_differ_by_paired_noise_of_the_asked_power(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", bias="none")
+    grow_to(tmp_path / "a.st", tmp_path / "b.st", "clone", d_model=32)
+    small, grown = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "b.st"))
+    old, new = small["blocks.0.mlp.up.weight"], grown["blocks.0.mlp.up.weight"]
+    first, second = new[:64, :16], new[:64, 16:]
+    assert torch.allclose(first + second, old, atol=1e-12)
+    noise = (first - second) / 2
+    ratio = (old / 2).square().mean() / noise.square().mean()
+    assert 10 * torch.log10(ratio) == pytest.approx(10.0, abs=0.7)
+
+
+def test_new_blocks_begin_as_the_identity(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st")
+    found = grow_to(tmp_path / "a.st", tmp_path / "b.st", "pad", n_layers=5)
+    assert found.difference == 0
+
+
+def test_new_entries_have_a_gradient_within_two_steps(tmp_path: Path) -> None:
+    for norm in ("none", "layernorm", "rmsnorm"):
+        make_model(tmp_path / "a.st", norm=norm)
+        grow_to(tmp_path / "a.st", tmp_path / "b.st", "pad", d_model=24, n_layers=3, seed=1)
+        (tmp_path / "b.st").rename(tmp_path / "c.st")
+        _, _, model = read_model(tmp_path / "c.st")
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        symbols = torch.arange(27).repeat(4)[:96].view(8, 12)
+        targets = symbols % 3
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(symbols).transpose(1, 2), targets)
+            loss.backward()
+            optimizer.step()
+        for name, parameter in model.named_parameters():
+            assert not torch.equal(parameter, before[name]), (norm, name)
+
+
+def test_the_random_operator_is_a_fresh_model(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st")
+    found = grow_to(tmp_path / "a.st", tmp_path / "b.st", "random", d_model=32)
+    assert not found.exact
+    header, ours, model = read_model(tmp_path / "b.st")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, initial(ours, name, 0).double())
+    assert header.lineage[-1].options["method"] == "random"
+
+
+def test_identity_qkv_carries_what_the_experiments_code_carried(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", n_heads=1)
+    grow_to(tmp_path / "a.st", tmp_path / "b.st", "identity-qkv", d_model=32)
+    old, new = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "b.st"))
+    q = new["blocks.0.attention.q.weight"]
+    assert torch.equal(q[:16, :16], old["blocks.0.attention.q.weight"])
+    assert torch.equal(q[16:, 16:], torch.eye(16, dtype=q.dtype))
+    assert not q[:16, 16:].any()
+    assert not torch.equal(new["embed.weight"][:, :16], old["embed.weight"])
+
+
+def test_identity_adds_the_small_matrix_to_an_identity(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", n_heads=1)
+    grow_to(tmp_path / "a.st", tmp_path / "b.st", "identity", d_model=32)
+    old, new = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "b.st"))
+    q = new["blocks.1.attention.q.weight"] - torch.eye(32, dtype=torch.float64)
+    assert torch.allclose(q[:16, :16], old["blocks.1.attention.q.weight"])
+    assert not q[16:].any()
+
+
+def test_double_repeats_and_does_not_divide(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st")
+    grow_to(tmp_path / "a.st", tmp_path / "b.st", "double", d_model=32)
+    old, new = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "b.st"))
+    name = "blocks.0.mlp.up.weight"
+    assert torch.equal(new[name], old[name].repeat_interleave(2, 0).repeat_interleave(2, 1))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("auto", {"d_model": 8}, r"cannot grow `d_model` 16 -> 8"),
+        ("clone", {"d_model": 24}, "nearest: 32"),
+        ("pad", {"d_model": 16}, "nothing to grow"),
+        ("pad", {"n_loops": 3}, "no dial `n_loops`"),
+        ("pad", {"d_ff": 0}, "cannot grow"),
+    ],
+)
+def test_what_cannot_be_grown_is_refused_with_its_reason(
+    method: str, changes: dict[str, int], message: str, tmp_path: Path
+) -> None:
+    make_model(tmp_path / "a.st")
+    with pytest.raises(UsageError) as error:
+        grow_to(tmp_path / "a.st", tmp_path / "b.st", method, **changes)
+    assert message.replace("\\", "") in error.value.message
+    assert os.listdir(tmp_path) == ["a.st"]
+
+
+def test_auto_is_pad_where_pad_is_exact_else_clone_else_an_error(tmp_path: Path) -> None:
+    def chosen(**dials: Any) -> str:
+        make_model(tmp_path / "a.st", **dials)
+        with Source(tmp_path / "a.st") as source:
+            reader = Reader(source, layout(source.require_header().config))
+            dials = resolve(options("surgery/operators", "clone"), [])
+            return plan(reader, {"d_model": dials.pop("to", 32)}, "auto", dials, 0).method
+
+    assert chosen() == "pad"
+    assert chosen(attention_output=False) == "clone"
+    make_model(tmp_path / "a.st", attention_output=False)
+    with pytest.raises(UsageError, match="no exact operator fits: pad: .*; clone: "):
+        grow_to(tmp_path / "a.st", tmp_path / "b.st", "auto", d_model=24)
+
+
+def test_a_slice_is_a_prefix_and_a_slice_of_a_slice_is_the_direct_one(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", d_model=32, n_heads=4, bias="all")
+    slice_model(tmp_path / "a.st", tmp_path / "24.st", {"d_model": 24})
+    slice_model(tmp_path / "24.st", tmp_path / "24-16.st", {"d_model": 16, "n_layers": 1})
+    slice_model(tmp_path / "a.st", tmp_path / "16.st", {"d_model": 16, "n_layers": 1})
+    large, direct, twice = (
+        read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "16.st", "24-16.st")
+    )
+    assert list(direct) == list(twice)
+    for name in direct:
+        assert torch.equal(direct[name], twice[name])
+        assert torch.equal(direct[name], large[name][tuple(slice(0, n) for n in direct[name].shape)])
+
+
+def test_slicing_back_what_was_grown_in_depth_and_d_ff_gives_the_original(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st")
+    grow_to(tmp_path / "a.st", tmp_path / "b.st", "pad", n_layers=4, d_ff=100)
+    slice_model(tmp_path / "b.st", tmp_path / "c.st", {"n_layers": 2, "d_ff": 64})
+    old, back = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "c.st"))
+    assert all(torch.equal(old[name], back[name]) for name in old)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"d_model": 20}, "nearest widths"), ({"d_model": 64}, "cannot slice"), ({"d_model": 32}, "nothing to slice")],
+)
+def test_what_cannot_be_sliced_is_refused(changes: dict[str, int], message: str, tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", d_model=32, n_heads=4)
+    with pytest.raises(UsageError) as error:
+        slice_model(tmp_path / "a.st", tmp_path / "b.st", changes)
+    assert message in error.value.message + error.value.hint
+    assert os.listdir(tmp_path) == ["a.st"]
+
+
+def test_the_streamed_forward_pass_is_the_model(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", tied_head=True, positions="sinusoidal")
+    _, ours, model = read_model(tmp_path / "a.st")
+    symbols = torch.arange(24).view(2, 12)
+    with Source(tmp_path / "a.st") as source:
+        streamed = proof.logits(Reader(source, ours), ours, symbols)
+    assert torch.equal(streamed, model.eval()(symbols))
+
+
+def test_index_maps_compose_over_the_factors() -> None:
+    assert gather.axis_map((2, 2), (3, 3), gather.prefix).tolist() == [0, 1, -1, 2, 3, -1, -1, -1, -1]
+    assert gather.axis_map((2,), (6,), gather.tile).tolist() == [0, 1, 0, 1, 0, 1]
+    assert gather.axis_map((2,), (4,), gather.repeat).tolist() == [0, 0, 1, 1]
+
+
+def test_a_model_of_another_shape_than_its_header_is_refused(tmp_path: Path) -> None:
+    config = configuration()
+    assert build(config) is not None
+    with pytest.raises(XtoolError, match="the model's configuration"):
+        build(config | {"n_heads": 3, "d_head": None})

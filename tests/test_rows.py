@@ -1,0 +1,78 @@
+import pytest
+
+from xtool import rows
+from xtool.errors import UsageError, XtoolError
+
+ONE = rows.row(label="a,b", metric="accuracy", value=0.5, low=0.25, high=0.75, seed=0, split="dev", loops=3)
+TWO = rows.row(label="c", metric="accuracy", value=1.0, seed=1, split="dev", loops=3, text="x")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_rows_read_back_as_they_were_written(form: str) -> None:
+    back = rows.read(rows.render([ONE, TWO], form), "x")
+    assert [{k: v for k, v in r.items() if v is not None} for r in back] == [
+        {k: v for k, v in r.items() if v is not None} for r in (ONE, TWO)
+    ]
+
+
+def test_csv_and_json_lines_hold_the_same_rows() -> None:
+    csv = rows.read(rows.render([ONE, TWO], "csv"), "x")
+    jsonl = rows.read(rows.render([ONE, TWO], "jsonl"), "x")
+    names = rows.columns_of(csv)
+    assert [[r.get(n) for n in names] for r in csv] == [[r.get(n) for n in names] for r in jsonl]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no rows"),
+        ('{"metric": "a"}', "row 1"),
+        ("{", "line 1 is not JSON"),
+        ("a,b\n1,2\n", "row 1"),
+        ("metric,value\nx,1,2\n", "more cells"),
+        ("metric,value\nx,one\n", "row 1"),
+    ],
+)
+def test_malformed_rows_are_refused(text: str, message: str) -> None:
+    with pytest.raises(XtoolError, match=message):
+        rows.read(text, "x")
+
+
+def test_select_keeps_what_matches_and_names_what_there_is() -> None:
+    assert rows.select([ONE, TWO], ["seed=1"]) == [TWO]
+    with pytest.raises(XtoolError) as error:
+        rows.select([ONE, TWO], ["split=test"])
+    assert "dev" in error.value.hint
+    with pytest.raises(UsageError):
+        rows.select([ONE], ["splitt=dev"])
+
+
+def test_seeds_are_averaged_with_a_t_interval_that_stays_a_fraction() -> None:
+    many = [rows.row(label="m", metric="accuracy", value=v, seed=s, flops=10) for s, v in enumerate([0.9, 1.0, 0.95])]
+    (mean,) = rows.average(many, "seed")
+    assert mean["value"] == pytest.approx(0.95)
+    assert mean["low"] == pytest.approx(0.95 - 4.30265 * 0.05 / 3**0.5, abs=1e-4)
+    assert mean["high"] == 1.0
+    assert (mean["n"], mean["flops"], mean["seed"]) == (3, 10, None)
+
+
+def test_a_pivot_shows_differences_from_the_first_column() -> None:
+    table = [
+        rows.row(label="a", metric="accuracy", value=v, split="dev", size=s)
+        for s, v in ((16, 0.5), (32, 0.75))
+    ]
+    lines, columns = rows.pivot(table, "label", "size")
+    assert columns == ["label", "16", "32", "32 - 16"]
+    assert lines[0]["32 - 16"] == "+0.2500"
+
+
+def test_a_pivot_refuses_to_mix_metrics() -> None:
+    mixed = [ONE, rows.row(label="a", metric="loss", value=1.0, split="dev")]
+    with pytest.raises(UsageError, match="several values of `metric`"):
+        rows.pivot(mixed, "label", "seed")
+
+
+def test_a_table_aligns_and_markdown_has_a_rule() -> None:
+    text = rows.render([ONE, TWO], "table")
+    assert len({len(line.rstrip()) >= 5 for line in text.splitlines()}) == 1
+    assert rows.render([ONE], "markdown").splitlines()[1].startswith("| ---")
