@@ -4,7 +4,9 @@ from xtool.axes import Layout, explain, layout, parse
 from xtool.errors import XtoolError
 
 
-@pytest.mark.parametrize("text", ["vocab", "<d_model", "=d_model", "3*n_heads*d_head", "<n_heads*d_head"])
+@pytest.mark.parametrize(
+    "text", ["vocab", "<d_model", "=d_model", "3*n_heads*d_head", "<n_heads*d_head"]
+)
 def test_an_axis_prints_as_it_was_written(text: str) -> None:
     assert str(parse(text)) == text
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "xtool"
-GROUND = "errors registry config header lineage axes rows intervals seeds".split()
+GROUND = ["errors", "registry", "config", "header", "lineage", "axes", "rows", "intervals", "seeds"]
 FLOORS = [
     [*GROUND],
     ["storage", "checkpoint", "dataset"],

@@ -6,7 +6,11 @@ from xtool.lineage import explain, step
 
 
 def test_a_header_reads_back_from_its_canonical_text() -> None:
-    header = Header(kind="model", config={"b": 1, "a": [1.5]}, lineage=[step("train", {"lr": 1.0, "x": None}, {"data": "0" * 64}, 3)])
+    header = Header(
+        kind="model",
+        config={"b": 1, "a": [1.5]},
+        lineage=[step("train", {"lr": 1.0, "x": None}, {"data": "0" * 64}, 3)],
+    )
     assert read_header(header.canonical(), "x") == header
     assert canonical_json({"b": 1, "a": "é"}) == '{"a":"\\u00e9","b":1}'
 

@@ -6,7 +6,15 @@ from xtool import registry
 from xtool.config import Option, options, read_run_file, resolve, write_run_file
 from xtool.errors import UsageError, XtoolError
 
-FOLDERS = ["archs", "tasks", "corpora", "tokenizers", "surgery/operators", "layers/attention", "plots"]
+FOLDERS = [
+    "archs",
+    "tasks",
+    "corpora",
+    "tokenizers",
+    "surgery/operators",
+    "layers/attention",
+    "plots",
+]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -45,7 +53,11 @@ def test_a_literal_that_is_none_is_refused(tmp_path: Path) -> None:
         options("archs", "clever.py")
 
 
-DIALS = [Option("lr", "float", 0.1, ""), Option("kind", "a|b", "a", ""), Option("n", "int", None, "")]
+DIALS = [
+    Option("lr", "float", 0.1, ""),
+    Option("kind", "a|b", "a", ""),
+    Option("n", "int", None, ""),
+]
 
 
 def test_the_first_source_that_has_a_value_wins() -> None:
@@ -53,7 +65,9 @@ def test_the_first_source_that_has_a_value_wins() -> None:
     assert resolve(DIALS, sources) == {"lr": 2.0, "kind": "a", "n": 4}
 
 
-@pytest.mark.parametrize("bad", [{"lr": "x"}, {"lr": float("nan")}, {"kind": "c"}, {"n": 1.5}, {"n": True}])
+@pytest.mark.parametrize(
+    "bad", [{"lr": "x"}, {"lr": float("nan")}, {"kind": "c"}, {"n": 1.5}, {"n": True}]
+)
 def test_a_value_of_the_wrong_type_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         resolve(DIALS, [("file", bad)])

@@ -3,7 +3,9 @@ import pytest
 from xtool import rows
 from xtool.errors import UsageError, XtoolError
 
-ONE = rows.row(label="a,b", metric="accuracy", value=0.5, low=0.25, high=0.75, seed=0, split="dev", loops=3)
+ONE = rows.row(
+    label="a,b", metric="accuracy", value=0.5, low=0.25, high=0.75, seed=0, split="dev", loops=3
+)
 TWO = rows.row(label="c", metric="accuracy", value=1.0, seed=1, split="dev", loops=3, text="x")
 
 
@@ -48,7 +50,10 @@ def test_select_keeps_what_matches_and_names_what_there_is() -> None:
 
 
 def test_seeds_are_averaged_with_a_t_interval_that_stays_a_fraction() -> None:
-    many = [rows.row(label="m", metric="accuracy", value=v, seed=s, flops=10) for s, v in enumerate([0.9, 1.0, 0.95])]
+    many = [
+        rows.row(label="m", metric="accuracy", value=v, seed=s, flops=10)
+        for s, v in enumerate([0.9, 1.0, 0.95])
+    ]
     (mean,) = rows.average(many, "seed")
     assert mean["value"] == pytest.approx(0.95)
     assert mean["low"] == pytest.approx(0.95 - 4.30265 * 0.05 / 3**0.5, abs=1e-4)

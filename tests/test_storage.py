@@ -69,7 +69,9 @@ def test_equal_content_gives_equal_bytes_whatever_the_order(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_value_that_is_not_finite_is_neither_written_nor_read(tmp_path: Path, value: float) -> None:
+def test_a_value_that_is_not_finite_is_neither_written_nor_read(
+    tmp_path: Path, value: float
+) -> None:
     path = tmp_path / "a.st"
     write_small(path)
     before = path.read_bytes()
@@ -79,7 +81,9 @@ def test_a_value_that_is_not_finite_is_neither_written_nor_read(tmp_path: Path, 
     assert os.listdir(tmp_path) == ["a.st"]
 
 
-@pytest.mark.parametrize("tensor", [torch.randn(2, dtype=torch.complex64), torch.zeros(2, device="meta")])
+@pytest.mark.parametrize(
+    "tensor", [torch.randn(2, dtype=torch.complex64), torch.zeros(2, device="meta")]
+)
 def test_what_the_format_cannot_hold_is_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
     with pytest.raises(XtoolError, match="cannot be stored"):
         save(tmp_path / "a.st", HEADER, {"x": tensor})
@@ -158,7 +162,11 @@ def test_bytes_after_the_last_tensor_are_refused(tmp_path: Path, extra: bytes) -
 
 @pytest.mark.parametrize(
     ("content", "looks"),
-    [(b"PK\x03\x04" + b"\0" * 99, "zip"), (b"\x80\x02" + b"x" * 99, "pickle"), (b"GGUF" + b"\xff" * 99, "GGUF")],
+    [
+        (b"PK\x03\x04" + b"\0" * 99, "zip"),
+        (b"\x80\x02" + b"x" * 99, "pickle"),
+        (b"GGUF" + b"\xff" * 99, "GGUF"),
+    ],
 )
 def test_another_kind_of_file_is_named(tmp_path: Path, content: bytes, looks: str) -> None:
     (tmp_path / "a.st").write_bytes(content)
@@ -170,7 +178,14 @@ def test_another_kind_of_file_is_named(tmp_path: Path, content: bytes, looks: st
 def test_odd_paths_neither_hang_nor_mislead(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to("loop")
-    paths = [tmp_path / "fifo", tmp_path, tmp_path / "loop", tmp_path / "none", Path("/dev/zero"), Path("/dev/null")]
+    paths = [
+        tmp_path / "fifo",
+        tmp_path,
+        tmp_path / "loop",
+        tmp_path / "none",
+        Path("/dev/zero"),
+        Path("/dev/null"),
+    ]
     for path in [*paths, Path("a\0b")]:
         with pytest.raises(XtoolError):
             Source(path)
@@ -274,13 +289,17 @@ def test_a_proof_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise CheckFailed("no")
 
     with pytest.raises(CheckFailed):
-        storage.write(tmp_path / "a.st", HEADER, [Spec("a", "F32", (1,))], lambda _: [b"\0" * 4], refuse)
+        storage.write(
+            tmp_path / "a.st", HEADER, [Spec("a", "F32", (1,))], lambda _: [b"\0" * 4], refuse
+        )
     assert os.listdir(tmp_path) == []
 
 
 def test_a_file_larger_than_the_disk_is_refused_before_it_is_written(tmp_path: Path) -> None:
     with pytest.raises(XtoolError, match="the disk has"):
-        storage.write(tmp_path / "a.st", HEADER, [Spec("a", "F32", (1 << 36, 1 << 8))], lambda _: [])
+        storage.write(
+            tmp_path / "a.st", HEADER, [Spec("a", "F32", (1 << 36, 1 << 8))], lambda _: []
+        )
     assert os.listdir(tmp_path) == []
 
 

@@ -1,0 +1,436 @@
+"""The command line as a person or a shell meets it: exit codes, streams, pipes, help, completion."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TEXT, Result, make_model
+
+from xtool.archs import read_model
+from xtool.checkpoint import load, save
+from xtool.cli import COMMANDS
+from xtool.evaluation.models import Evaluator
+from xtool.header import Header
+from xtool.storage import Source
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--d-model", 8, "--threads", 1, "--quiet", "--batch-size", 8]
+HEAVY = {"torch", "numpy", "pandas", "matplotlib", "safetensors", "pooch"}
+
+
+def shell(script: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=os.environ | {"PATH": path} | env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_light_and_names_every_option(command: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom xtool.cli import main\n"
+        f"sys.argv = {['xtool', *command.split(), '--help']!r}\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"heavy = {HEAVY!r} & set(sys.modules)\nassert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: ")
+    for line in re.findall(r"^  -.*$", done.stdout, re.MULTILINE):
+        assert line.strip()
+    sections = re.findall(r"^([A-Z][a-z]+)[^:\n]*:$", done.stdout, re.MULTILINE)
+    order = [s for s in sections if s in ("Arguments", "Input", "Model", "Training", "Output")]
+    assert order == sorted(order, key=["Arguments", "Input", "Model", "Training", "Output"].index)
+
+
+def test_the_dials_in_help_are_those_of_the_file(xtool: Callable[..., Result]) -> None:
+    shown = xtool("train", "--arch", "gpt", "--help").out
+    assert "--score-scale" in shown
+    assert "--noise-db" in xtool("grow", "--method", "clone", "--help").out
+    assert "--noise-db" not in xtool("grow", "--method", "pad", "--help").out
+    assert "--cap" in xtool("prepare", "counting", "--help").out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--nonsense"], "no such option: --nonsense"),
+        (["trian"], "did you mean 'train'"),
+        (["train", "--epoch", "1"], "did you mean --epochs"),
+        (["train", "--lr", "fast"], "fast"),
+        (["prepare", "counting", "buitlin"], "did you mean `builtin`"),
+        (["prepare", "couting"], "did you mean `counting`"),
+        (["grow"], "missing"),
+        (["grow", "x.st"], "no size given"),
+        (["grow", "x.st", "--to", "9", "--method", "padd"], "did you mean `pad`"),
+        (["train", "-q", "-v"], "exclude"),
+        (["prepare", "counting", "builtin", "--lines", "a", "b"], "give one of them"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_two_with_a_guess(
+    args: list[str], message: str, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    done = xtool(*args)
+    assert done.code == 2
+    assert message in done.err.lower()
+    assert done.err.startswith("error: ")
+    assert done.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def bad_files(folder: Path) -> dict[str, Path]:
+    make_model(folder / "good.st", torch.float32)
+    good = (folder / "good.st").read_bytes()
+    header, _, model = read_model(folder / "good.st")
+    out = {
+        name: folder / f"{name}.st" for name in ("cut", "flipped", "lies", "text", "fifo", "folder")
+    }
+    out["cut"].write_bytes(good[:-10])
+    out["flipped"].write_bytes(good[:-10] + bytes([good[-10] ^ 1]) + good[-9:])
+    lying = header.model_copy(update={"config": header.config | {"d_model": 24}})
+    save(out["lies"], lying, {n: t for n, t in model.state_dict().items()})
+    out["text"].write_text("hello")
+    os.mkfifo(out["fifo"])
+    out["folder"].mkdir()
+    out["zero"], out["missing"] = Path("/dev/zero"), folder / "missing.st"
+    from xtool import checkpoint
+
+    keep = checkpoint.require_finite
+    checkpoint.require_finite = lambda *_: None
+    try:
+        tensors = load(folder / "good.st")[1]
+        name = "blocks.0.mlp.up.weight"
+        tensors[name][0, 0] = float("nan")
+        out["nan"] = folder / "nan.st"
+        save(out["nan"], header, tensors)
+    finally:
+        checkpoint.require_finite = keep
+    return out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check", "{}"],
+        ["grow", "{}", "--to", "32", "-o", "out.st"],
+        ["slice", "{}", "--to", "8", "-o", "out.st"],
+        ["evaluate", "{}"],
+        ["train", "--from", "{}", "data.st", "-o", "out.st", "--steps", "1"],
+        ["sample", "{}"],
+        ["train", "{}", "-o", "out.st", "--steps", "1"],
+    ],
+    ids=lambda c: " ".join(c[:2]),
+)
+def test_a_bad_file_is_one_line_and_nothing_written(
+    command: list[str], data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    for name, path in bad_files(tmp_path).items():
+        before = sorted(p.name for p in tmp_path.iterdir())
+        done = xtool(*[str(path) if part == "{}" else part for part in command])
+        text = done.out if command[0] == "check" else done.err
+        assert done.code == 3 if command[0] == "check" else done.code in (1, 3), (name, done)
+        assert text.startswith("bad  " if command[0] == "check" else "error: "), (name, text)
+        assert "Traceback" not in done.err
+        assert text.partition("\n\nhint:")[0].strip().count("\n") == 0, text
+        assert sorted(p.name for p in tmp_path.iterdir()) == before, name
+
+
+def test_check_gives_a_verdict_for_each_file(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    make_model(tmp_path / "m.st", torch.float32)
+    done = xtool("check", "data.st", "m.st")
+    assert done.code == 0
+    assert [line.split(":")[0] for line in done.out.splitlines()] == ["ok   data.st", "ok   m.st"]
+    (tmp_path / "m.st").write_bytes((tmp_path / "m.st").read_bytes()[:-1])
+    done = xtool("check", "data.st", "m.st")
+    assert done.code == 3
+    assert done.out.splitlines()[1].startswith("bad  m.st: truncated")
+
+
+def test_inspect_shows_lineage_and_axes_without_torch(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert xtool("train", data, *TINY, "--steps", 1, "-o", "m.st").code == 0
+    assert xtool("grow", "m.st", "--to", 16, "-q").code == 0
+    shown = xtool("inspect", "m-16.st").out
+    assert re.search(r"1\. prepare .*\n.*2\. train .*\n.*3\. grow .*d_model=16", shown)
+    assert re.search(r"mlp.up.weight +F32 +64x16 +d_ff x <d_model", shown)
+    code = (
+        "import sys\nfrom xtool.cli import main\nsys.argv = ['xtool', 'inspect', 'm-16.st', '--json']\n"
+        "try:\n    main()\nexcept SystemExit:\n    assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=True
+    )
+    assert b'"params"' in done.stdout
+
+
+def test_inspect_is_instant_on_a_big_file(tmp_path: Path, xtool: Callable[..., Result]) -> None:
+    raw = b'{"a":{"dtype":"F32","shape":[25000000000],"data_offsets":[0,100000000000]}}'
+    with (tmp_path / "big.st").open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + 100_000_000_000)
+    done = xtool("inspect", "big.st")
+    assert done.code == 0
+    assert "without an xtool header" in done.out
+
+
+def test_an_existing_output_is_refused_without_force(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    make_model(tmp_path / "m.st")
+    (tmp_path / "taken.st").write_text("mine")
+    for command in (
+        ["train", data, *TINY, "--steps", 1],
+        ["grow", "m.st", "--to", 32],
+        ["slice", "m.st", "--to", 8],
+        ["prepare", "counting"],
+    ):
+        done = xtool(*command, "-o", "taken.st")
+        assert (done.code, "already exists" in done.err) == (1, True), command
+    assert (tmp_path / "taken.st").read_text() == "mine"
+    assert xtool("grow", "m.st", "--to", 32, "-o", "taken.st", "--force").code == 0
+
+
+def test_paths_come_from_standard_input_and_empty_input_is_an_error(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    for name in "ab":
+        make_model(tmp_path / f"{name}.st")
+    done = xtool("grow", "-", "--to", 32, stdin="a.st\nb.st\n")
+    assert done.out == "a-32.st\nb-32.st\n"
+    for command in (
+        ["grow", "-", "--to", 48],
+        ["evaluate", "-"],
+        ["train", "--from", "-"],
+        ["plot", "-"],
+    ):
+        done = xtool(*command, stdin="")
+        assert done.code == 1, command
+        assert done.err.startswith("error: ")
+    done = xtool("train", data, "--from", "-", stdin="a.st\nb.st\n")
+    assert "2 paths, exactly one" in done.err
+
+
+def test_standard_output_is_data_alone(data: Path, xtool: Callable[..., Result]) -> None:
+    done = xtool("train", data, "--d-model", 8, "--steps", 2, "-o", "m.st")
+    assert done.out == "m.st\n"
+    assert "parameters" in done.err
+    assert xtool("train", data, "--d-model", 8, "--steps", 2, "-o", "n.st", "-q").err == ""
+
+
+def test_a_closed_pipe_is_respected(data: Path, tmp_path: Path) -> None:
+    done = shell("xtool inspect data.st data.st data.st | head -1", tmp_path)
+    assert "Traceback" not in done.stderr
+    assert done.stdout.startswith("data.st")
+
+
+def test_environment_and_flag_order(data: Path, xtool: Callable[..., Result], tmp_path: Path,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setenv("XTOOL_LR", "0.25")
+    assert xtool("train", data, *TINY, "--steps", 1, "-o", "a.st").code == 0
+    assert xtool("train", data, *TINY, "--steps", 1, "-o", "b.st", "--lr", 0.5).code == 0
+    assert read_model(tmp_path / "a.st")[0].training["dials"]["lr"] == 0.25
+    assert read_model(tmp_path / "b.st")[0].training["dials"]["lr"] == 0.5
+
+
+def test_completion_knows_commands_and_registry_names(tmp_path: Path) -> None:
+    def complete(line: str) -> str:
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - (line[-1] != " "))}
+        return shell("xtool || true", tmp_path, _XTOOL_COMPLETE="complete_bash", **words).stdout
+
+    assert "evaluate" in complete("xtool ev")
+    assert "identity-qkv" in complete("xtool grow a.st --method identity-")
+    assert "layernorm" in complete("xtool train --norm la")
+
+
+OWN_ARCH = '''"""A bigram by hand: the next class depends on the symbol alone."""
+import torch
+from torch import nn
+
+OPTIONS = [("d_model", "int", 8, "width"), ("gain", "float", 1.0, "of the logits")]
+AXES = {"table.weight": ("vocab", "d_model"), "table.out": ("n_outputs", "<d_model")}
+
+
+class Table(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(c["vocab_size"], c["d_model"]))
+        self.out = nn.Parameter(torch.empty(c["n_outputs"], c["d_model"]))
+
+    def forward(self, x):
+        return self.weight[x.long()] @ self.out.T
+
+
+class Model(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.table = Table(c)
+
+    def stages(self):
+        return [("table.", self.table)]
+
+    def forward(self, x):
+        return self.table(x)
+
+
+class Entry:
+    def configure(self, dials, shape):
+        return dict(dials) | vars(shape)
+
+    def build(self, config):
+        return Model(config)
+
+    def flops(self, config):
+        return 2 * config["context"] * config["d_model"] * config["n_outputs"]
+
+
+ENTRY = Entry()
+'''
+
+
+def test_a_users_own_architecture_trains_and_is_passed_again(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(OWN_ARCH)
+    args = ["train", data, "--arch", "mine.py", "--gain", 2, "--steps", 5, "-q", "-o", "m.st"]
+    code = (
+        f"import sys; sys.argv = {['xtool', *map(str, args)]!r}\nfrom xtool.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with Source(tmp_path / "m.st") as source:
+        config = source.require_header().config
+    assert (config["arch"], config["gain"]) == ("mine.py", 2.0)
+    assert len(config["sources"]["mine.py"]) == 64
+    refused = shell("xtool evaluate m.st", tmp_path)
+    assert refused.returncode == 2
+    assert "--own mine.py" in refused.stderr
+    done = shell("xtool evaluate m.st --own mine.py --format jsonl", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert '"arch": "mine.py"' in done.stdout
+    (tmp_path / "mine.py").write_text(OWN_ARCH + "# edited\n")
+    done = shell("xtool evaluate m.st --own mine.py --format jsonl", tmp_path)
+    assert "mine.py is not the file" in done.stderr
+
+
+def test_a_growth_that_is_not_exact_exits_three_and_leaves_nothing(
+    xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xtool.surgery.operators.pad import Pad
+
+    make_model(tmp_path / "m.st")
+    monkeypatch.setattr(Pad, "_gain", lambda self, growth, name, values, new: values)
+    done = xtool("grow", "m.st", "--to", 24, "--method", "pad")
+    assert done.code == 3
+    assert "promised to be exact" in done.err
+    assert [p.name for p in tmp_path.iterdir()] == ["m.st"]
+
+
+def test_an_interrupt_outside_training_is_exit_130(
+    xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    make_model(tmp_path / "m.st")
+    monkeypatch.setattr(Evaluator, "rows", interrupt)
+    done = xtool("evaluate", "m.st")
+    assert done.code == 130
+    assert "Traceback" not in done.err
+
+
+PIPELINE = """
+xtool prepare counting - -o counting.st --train-size 96 --dev-size 32 --test-size 32 < text.txt
+xtool train counting.st --d-model 16 --epochs 2 --batch-size 8 --threads 1 -o small.st
+xtool grow small.st --to 32 --method {method} | xtool train counting.st --from - --epochs 1 |
+    xtool slice - --to 16 | xtool evaluate - --format jsonl > rows.jsonl
+xtool plot rows.jsonl -o p.svg
+"""
+
+
+@pytest.mark.parametrize("method", ["pad", "clone"])
+def test_the_same_commands_give_the_same_bytes_in_any_folder_and_hash_seed(
+    method: str, tmp_path: Path
+) -> None:
+    found = []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed / "deep"
+        folder.mkdir(parents=True)
+        (folder / "text.txt").write_text(TEXT)
+        done = shell(PIPELINE.format(method=method), folder, PYTHONHASHSEED=seed)
+        assert done.returncode == 0, done.stderr
+        files = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == ".st"}
+        rows = re.sub(r'"(lineage_)?seconds": [\d.]+', "", (folder / "rows.jsonl").read_text())
+        found.append((files, rows))
+    assert len(found[0][0]) == 5
+    assert found[0] == found[1]
+
+
+def test_a_header_holds_no_path_and_no_clock(
+    data: Path, tmp_path: Path, xtool: Callable[..., Result]
+) -> None:
+    assert xtool("train", data, *TINY, "--steps", 1, "-o", tmp_path / "m.st").code == 0
+    with Source(tmp_path / "m.st") as source:
+        text = source.require_header().canonical()
+    assert str(tmp_path) not in text
+    assert not re.search(r"20\d\d-\d\d|\d\d:\d\d", text)
+
+
+def commands_of(text: str) -> list[str]:
+    """The commands of the `console` blocks, continued lines joined."""
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line[2:] for line in lines if line.startswith("$ xtool")]
+
+
+def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+    commands = commands_of((ROOT / "README.md").read_text())
+    assert len(commands) >= 8
+    script = "\n".join(commands)
+    done = shell(script, tmp_path, XTOOL_MAX_FLOPS="2e9", XTOOL_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_in_full(tmp_path: Path) -> None:
+    done = shell("\n".join(commands_of((ROOT / "README.md").read_text())), tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_of_the_readme_parses() -> None:
+    for command in commands_of((ROOT / "README.md").read_text()):
+        assert shlex.split(command)[0] == "xtool"
+
+
+def test_train_alone_prepares_its_default_data_and_says_so(
+    xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    done = xtool("train", "--arch", "gpt", "--steps", 1, "--threads", 1)
+    assert (done.code, done.out) == (0, "checkpoints/counting-gpt.st\n")
+    assert "preparing the default task, counting from builtin" in done.err
+    again = xtool("train", "--arch", "gpt", "--steps", 1, "--threads", 1, "-o", "b.st")
+    assert "using checkpoints/counting.st" in again.err
+
+
+def test_a_header_of_another_kind_is_refused(xtool: Callable[..., Result], tmp_path: Path) -> None:
+    save(tmp_path / "x.st", Header(kind="model", config={"arch": "gpt"}), {"a": torch.zeros(1)})
+    for command in (["inspect", "x.st"], ["evaluate", "x.st"], ["grow", "x.st", "--to", 9]):
+        done = xtool(*command)
+        assert done.code == 1
+        assert "is missing" in done.err

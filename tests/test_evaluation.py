@@ -1,0 +1,186 @@
+"""Evaluation: whole splits, honest intervals, paired differences."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Result
+
+from xtool import rows
+from xtool.archs import read_model
+from xtool.dataset import read_dataset
+from xtool.evaluation import score
+from xtool.tasks import task_of
+
+TINY = ["--d-model", 8, "--threads", 1, "--quiet", "--batch-size", 8]
+
+
+@pytest.fixture
+def models(data: Path, xtool: Callable[..., Result], tmp_path: Path) -> Path:
+    for seed in (0, 1):
+        args = [*TINY, "--epochs", 4, "--lr", 0.01, "--seed", seed, "--label", "run"]
+        assert xtool("train", data, *args, "-o", f"{seed}.st").code == 0
+    return tmp_path
+
+
+def test_accuracy_is_that_of_counting_by_hand(models: Path, xtool: Callable[..., Result]) -> None:
+    done = xtool("evaluate", "0.st", "--format", "jsonl")
+    found = {one["metric"]: one for one in rows.read(done.out, "x")}
+    header, _, model = read_model(models / "0.st")
+    data = read_dataset(models / "data.st")
+    dev = data.split("dev")
+    right = (model.eval()(dev.inputs).argmax(-1) == dev.targets).double()
+    assert found["accuracy"]["value"] == pytest.approx(float(right.mean()))
+    assert found["accuracy"]["n"] == 32
+    assert found["accuracy"]["low"] < found["accuracy"]["value"] < found["accuracy"]["high"]
+    assert found["majority"]["value"] == pytest.approx(float((dev.targets == 0).double().mean()))
+    assert found["accuracy"]["digest"] == header.digest
+    assert found["accuracy"]["lineage_seconds"] > 0
+
+
+def test_scores_do_not_depend_on_the_batch(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    header, _, model = read_model(models / "0.st")
+    dev = read_dataset(models / "data.st").split("dev")
+    task = task_of(header, "x")
+    whole = score.scores(model, task, dev)
+    monkeypatch.setattr(score, "BATCH", 5)
+    parts = score.scores(model, task, dev)
+    assert torch.equal(whole["accuracy"], parts["accuracy"])
+    assert torch.allclose(whole["loss"], parts["loss"], atol=1e-6)
+
+
+def test_the_difference_from_oneself_is_nothing(models: Path, xtool: Callable[..., Result]) -> None:
+    done = xtool("evaluate", "0.st", "--against", "0.st", "--format", "jsonl")
+    found = {one["metric"]: one for one in rows.read(done.out, "x")}
+    assert found["accuracy_difference"]["value"] == 0
+    assert found["accuracy_difference"]["p_value"] == 1.0
+
+
+def test_a_paired_difference_is_the_difference_of_the_means(
+    models: Path, xtool: Callable[..., Result]
+) -> None:
+    done = xtool("evaluate", "0.st", "1.st", "--against", "1.st", "--format", "jsonl")
+    found = rows.read(done.out, "x")
+    mean = {one["seed"]: one["value"] for one in found if one["metric"] == "loss"}
+    (difference, _) = [one for one in found if one["metric"] == "loss_difference"]
+    assert difference["value"] == pytest.approx(mean[0] - mean[1])
+    assert difference["low"] <= difference["value"] <= difference["high"]
+    assert 0 <= difference["p_value"] <= 1
+
+
+def test_seeds_are_averaged_and_pivoted(models: Path, xtool: Callable[..., Result]) -> None:
+    done = xtool(
+        "evaluate", "0.st", "1.st", "--over", "seed", "--format", "jsonl", "--where", "metric=loss"
+    )
+    (mean,) = [json.loads(line) for line in done.out.splitlines()]
+    assert mean["n"] == 2
+    done = xtool(
+        "evaluate",
+        "0.st",
+        "1.st",
+        "--pivot",
+        "metric",
+        "seed",
+        "--format",
+        "csv",
+        "--where",
+        "metric=loss",
+    )
+    assert done.out.splitlines()[0] == "metric,0,1,1 - 0"
+
+
+def test_without_a_terminal_rows_are_csv_and_with_one_a_table(
+    models: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert xtool("evaluate", "0.st").out.startswith("label,digest,arch")
+    assert xtool("evaluate", "0.st", "--format", "markdown").out.startswith("| label")
+    assert "---" in xtool("evaluate", "0.st", "--format", "table").out.splitlines()[1]
+
+
+def test_all_splits_in_one_call(models: Path, xtool: Callable[..., Result]) -> None:
+    done = xtool("evaluate", "0.st", "--split", "all", "--format", "jsonl")
+    assert [one["split"] for one in rows.read(done.out, "x") if one["metric"] == "loss"] == [
+        "train",
+        "dev",
+        "test",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--split", "none"], "the data has no split `none`"),
+        (["--format", "xml"], "unknown format `xml`"),
+        (["--label", "a", "--label", "b"], "2 labels for 1 models"),
+        (["--data", "0.st"], "a model file, where a data file is needed"),
+        (["--pivot", "label", "colour"], "unknown column `colour`"),
+        (["--over", "metric"], ""),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(
+    args: list[str], message: str, models: Path, xtool: Callable[..., Result]
+) -> None:
+    done = xtool("evaluate", "0.st", *args)
+    if message:
+        assert done.code in (1, 2)
+        assert message in done.err
+
+
+def test_data_of_another_shape_is_refused(models: Path, xtool: Callable[..., Result]) -> None:
+    sizes = ["--train-size", 8, "--dev-size", 4, "--test-size", 4, "--length", 10]
+    assert xtool("prepare", "counting", *sizes, "-o", "short.st").code == 0
+    done = xtool("evaluate", "0.st", "--data", "short.st")
+    assert done.code == 1
+    assert "needs `context` 10, the model has 20" in done.err
+
+
+def test_sample_shows_targets_and_predictions(models: Path, xtool: Callable[..., Result]) -> None:
+    done = xtool("sample", "0.st", "--examples", 3)
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert [line.split()[0] for line in lines if line.strip("^ ")] == [
+        "input",
+        "target",
+        "model",
+    ] * 3
+    assert xtool("sample", "0.st", "--examples", 3).out == done.out
+
+
+def test_pictures_are_drawn_from_rows_and_equal_rows_give_equal_bytes(
+    models: Path, xtool: Callable[..., Result]
+) -> None:
+    csv = xtool("evaluate", "0.st", "1.st", "--format", "csv").out
+    for form in ("png", "svg", "pdf", "html"):
+        for name in ("a", "b"):
+            assert xtool("plot", "-", "-o", f"{name}.{form}", stdin=csv).out == f"{name}.{form}\n"
+        assert (models / f"a.{form}").read_bytes() == (models / f"b.{form}").read_bytes()
+    assert (models / "a.png").read_bytes().startswith(b"\x89PNG")
+    page = (models / "a.html").read_text()
+    assert "src=" not in page
+    assert "majority" in page
+    done = xtool("plot", "0.rows.jsonl", "1.rows.jsonl", "--kind", "curves", "--y", "loss", "--by", "seed",
+                 "--where", "split=dev", "-o", "curves.svg")  # fmt: skip
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--kind", "pie"], "unknown kind of plot `pie`"),
+        (["-o", "a.bmp"], "cannot draw `bmp`"),
+        (["--y", "acuracy"], "did you mean `accuracy`"),
+        (["--x", "colour"], "unknown column `colour`"),
+        (["--where", "split=test"], "no row has"),
+        (["--kind", "curves", "--x", "task"], "is not a number"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_and_leaves_nothing(
+    args: list[str], message: str, models: Path, xtool: Callable[..., Result]
+) -> None:
+    csv = xtool("evaluate", "0.st", "--format", "csv").out
+    done = xtool("plot", "-", *args, stdin=csv)
+    assert done.code in (1, 2)
+    assert message in done.err
+    assert not [p for p in models.iterdir() if p.suffix in (".png", ".bmp")]

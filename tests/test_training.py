@@ -1,0 +1,322 @@
+"""Training: reproducible to the byte, exact to resume, and it never loses the last good state."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Result
+
+from xtool.archs import read_model
+from xtool.checkpoint import load, save
+from xtool.training import loop
+from xtool.training.optimizers import lr_factor
+
+TINY = ["--d-model", 8, "--threads", 1, "--quiet", "--batch-size", 8]
+DROP = [*TINY, "--dropout", 0.2, "--dropout-attention", 0.1, "--clip", 1, "--warmup", 3]
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {k: v for k, v in row.items() if k != "seconds"}
+        for row in rows
+        if row["metric"] != "train_seconds"
+    ]
+
+
+def test_a_loss_falls_and_the_rows_say_so(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    done = xtool("train", data, *TINY, "--epochs", 10, "--lr", 0.01, "-o", "m.st")
+    assert (done.code, done.out) == (0, "m.st\n")
+    rows = rows_of(tmp_path / "m.rows.jsonl")
+    dev = [row["value"] for row in rows if (row.get("split"), row["metric"]) == ("dev", "loss")]
+    assert len(dev) == 11
+    assert dev[-1] < 0.8 * dev[0]
+    assert {row["metric"] for row in rows if row.get("split") == "dev"} == {
+        "loss",
+        "accuracy",
+        "majority",
+    }
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.st", "m.rows.jsonl", "m.st"]
+
+
+STOPPED = """
+import sys
+import os, signal
+from xtool.training import loop
+step = loop._Loop._step
+at, kind = int(sys.argv[1]), getattr(signal, sys.argv[2])
+def stopping(self, total):
+    step(self, total)
+    if self.run.position.step == at:
+        os.kill(os.getpid(), kind)
+loop._Loop._step = stopping
+sys.argv = ["xtool", *sys.argv[3:]]
+from xtool.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 130), ("SIGKILL", -9)])
+def test_a_stopped_run_resumes_to_the_same_bytes(
+    name: str, code: int, data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = ["train", data, *DROP, "--epochs", 3, "--keep-best", "--eval-every", 5]
+    assert xtool(*args, "-o", "straight.st", "--label", "x").code == 0
+    args = [str(a) for a in [*args, "-o", "m.st", "--save-every", 4, "--label", "x"]]
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, "17", name, *args],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert not (tmp_path / "m.st").exists()
+    if name != "SIGKILL":
+        assert "`--resume` goes on" in done.stderr
+    assert "Traceback" not in done.stderr
+    refused = xtool(*args)
+    assert refused.code == 1
+    assert "unfinished run" in refused.err
+    assert xtool(*args, "--resume").code == 0
+    for part in ("", ".best"):
+        straight, resumed = tmp_path / f"straight{part}.st", tmp_path / f"m{part}.st"
+        assert straight.read_bytes() == resumed.read_bytes()
+    rows = [without_seconds(rows_of(tmp_path / f"{n}.rows.jsonl")) for n in ("straight", "m")]
+    assert rows[0] == rows[1]
+    assert not (tmp_path / "m.resume.st").exists()
+
+
+def test_every_stored_field_of_the_state_matters(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = ["train", data, *DROP, "--label", "x", "--eval-every", 5]
+    assert xtool(*args, "--steps", 12, "-o", "whole.st").code == 0
+    part = [str(a) for a in [*args, "--steps", "12", "--save-every", "6", "-o", "m.st"]]
+    subprocess.run(
+        [sys.executable, "-c", STOPPED, "7", "SIGKILL", *part], check=False, capture_output=True
+    )
+    header, tensors = load(tmp_path / "m.resume.st")
+    good = (tmp_path / "m.resume.st").read_bytes()
+    kinds = {name.split("/")[0] + name.rpartition("/")[2]: name for name in tensors}
+    for name in kinds.values():
+        save(tmp_path / "m.resume.st", header, tensors | {name: tensors[name] * 1.5 + 1e-3})
+        assert xtool(*part, "--resume").code == 0
+        assert (tmp_path / "m.st").read_bytes() != (tmp_path / "whole.st").read_bytes(), name
+        (tmp_path / "m.st").unlink()
+    position = header.training["position"]
+    for changed in ({"step": 5}, {"step": 7}):
+        training = header.training | {"position": position | changed}
+        save(tmp_path / "m.resume.st", header.model_copy(update={"training": training}), tensors)
+        assert xtool(*part, "--resume").code == 0
+        assert (tmp_path / "m.st").read_bytes() != (tmp_path / "whole.st").read_bytes(), changed
+        (tmp_path / "m.st").unlink()
+    (tmp_path / "m.resume.st").write_bytes(good)
+    assert xtool(*part, "--resume").code == 0
+    assert (tmp_path / "m.st").read_bytes() == (tmp_path / "whole.st").read_bytes()
+
+
+def test_the_state_of_another_run_is_refused(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    part = [str(a) for a in ["train", data, *TINY, "--steps", 12, "--save-every", 4, "-o", "m.st"]]
+    subprocess.run(
+        [sys.executable, "-c", STOPPED, "7", "SIGKILL", *part], check=False, capture_output=True
+    )
+    done = xtool(*part, "--lr", 0.5, "--resume")
+    assert done.code == 1
+    assert "`lr` is 0.001 there, 0.5 here" in done.err
+    assert (tmp_path / "m.resume.st").exists()
+
+
+def test_zero_steps_write_the_untrained_model(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert xtool("train", data, *TINY, "--steps", 0, "--seed", 3, "-o", "m.st").code == 0
+    header, ours, model = read_model(tmp_path / "m.st")
+    from xtool.layers.initial import initial
+
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, initial(ours, name, 3)), name
+    assert header.training["progress"]["flops"] == 0
+
+
+def test_flops_are_counted_over_the_lineage_and_the_budget_holds(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert xtool("train", data, *TINY, "--epochs", 1, "-o", "a.st").code == 0
+    first = read_model(tmp_path / "a.st")[0].training["progress"]
+    assert first["flops"] == first["lineage_flops"] > 0
+    assert xtool("grow", "a.st", "--to", 16, "-q").code == 0
+    budget = 5 * first["flops"]
+    assert (
+        xtool(
+            "train", data, "--from", "a-16.st", "--max-flops", budget, "--quiet", "-o", "b.st"
+        ).code
+        == 0
+    )
+    second = read_model(tmp_path / "b.st")[0].training["progress"]
+    assert second["lineage_flops"] == first["flops"] + second["flops"]
+    one_step = second["flops"] / second["steps"]
+    assert budget - one_step < second["lineage_flops"] <= budget
+    assert second["lineage_epochs"] == pytest.approx(1 + second["epochs"])
+
+
+def test_reaching_a_metric_is_recorded_once(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    done = xtool(
+        "train", data, *TINY, "--epochs", 6, "--lr", 0.01, "--reach", "loss=1.0", "-o", "m.st"
+    )
+    assert done.code == 0
+    rows = rows_of(tmp_path / "m.rows.jsonl")
+    (reached,) = [row for row in rows if row["metric"] == "reached_step"]
+    dev = [r for r in rows if (r.get("split"), r["metric"]) == ("dev", "loss")]
+    first = next(r for r in dev if r["value"] <= 1.0)
+    assert reached["value"] == first["step"] > 0
+    assert {r["metric"] for r in rows if r["metric"].startswith("reached")} == {
+        "reached_step",
+        "reached_epoch",
+        "reached_flops",
+        "reached_lineage_flops",
+    }
+
+
+def test_a_diverging_run_stops_and_leaves_the_last_good_state(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = ["train", data, *TINY, "--norm", "none", "-o", "m.st"]
+    assert xtool(*args, "--steps", 24, "--keep-state").code == 0
+    before = (tmp_path / "m.st").read_bytes(), (tmp_path / "m.resume.st").read_bytes()
+    done = xtool(*args, "--lr", "1e30", "--epochs", 3, "--force")
+    assert done.code == 1
+    assert "the loss is" in done.err
+    assert (tmp_path / "m.st").read_bytes() == before[0]
+    assert load(tmp_path / "m.resume.st")
+    assert "Traceback" not in done.err
+
+
+def test_a_second_writer_on_one_output_is_refused(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = [
+        str(a) for a in ["train", data, *TINY, "--epochs", 100000, "--eval-every", 50, "-o", "m.st"]
+    ]
+    first = subprocess.Popen([sys.executable, "-m", "xtool", *args], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "m.resume.st").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        done = xtool(*args, "--force")
+        assert done.code == 1
+        assert "another run is writing it" in done.err
+        size = (tmp_path / "m.rows.jsonl").stat().st_size
+        assert size > 0, "the other run's rows are untouched"
+    finally:
+        first.send_signal(signal.SIGINT)
+    assert first.wait(30) == 130
+    assert os.path.getsize(tmp_path / "m.resume.st") > 0
+
+
+def test_the_checkpoint_gives_dials_that_were_not_said(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert xtool("train", data, *TINY, "--lr", 0.02, "--steps", 1, "-o", "a.st").code == 0
+    (tmp_path / "run.toml").write_text("[train]\nweight_decay = 0.5\nbatch_size = 4\n")
+    args = ["--from", "a.st", "--steps", 1, "--config", "run.toml", "--batch-size", 2, "-q"]
+    assert xtool("train", data, *args, "-o", "b.st").code == 0
+    dials = read_model(tmp_path / "b.st")[0].training["dials"]
+    assert (dials["lr"], dials["weight_decay"], dials["batch_size"]) == (0.02, 0.5, 2)
+
+
+def test_a_trained_model_keeps_its_shape_but_its_dropout_may_change(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert xtool("train", data, *TINY, "--steps", 1, "-o", "a.st").code == 0
+    done = xtool("train", data, "--from", "a.st", "--d-model", 16, "--steps", 1, "-o", "b.st")
+    assert done.code == 2
+    assert "`d_model` is 8 in the model" in done.err
+    assert (
+        xtool(
+            "train", data, "--from", "a.st", "--dropout", 0.5, "--steps", 1, "-q", "-o", "b.st"
+        ).code
+        == 0
+    )
+    assert read_model(tmp_path / "b.st")[0].config["dropout"] == 0.5
+
+
+def test_used_dials_can_be_saved_and_used_again(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = [*TINY, "--steps", 2, "--lr", 0.03]
+    assert xtool("train", data, *args, "-o", "a.st", "--save-config", "run.toml").code == 0
+    assert xtool("train", data, "--config", "run.toml", "-q", "-o", "b.st").code == 0
+    assert (tmp_path / "a.st").read_bytes() == (tmp_path / "b.st").read_bytes()
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    done = xtool("train", data, "--d-model", 8, "--dry-run")
+    assert (done.code, done.out) == (0, "")
+    assert "parameters" in done.err
+    assert [p.name for p in tmp_path.iterdir()] == ["data.st"]
+
+
+def test_double_precision_is_stored_and_run(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert xtool("train", data, *TINY, "--precision", "fp64", "--steps", 2, "-o", "a.st").code == 0
+    assert read_model(tmp_path / "a.st")[2].state_dict()["embed.weight"].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ["--lr", "0"],
+        ["--batch-size", "0"],
+        ["--epochs", "-1"],
+        ["--beta1", "1"],
+        ["--reach", "accuracy"],
+        ["--reach", "acuracy=0.9"],
+        ["--steps", "1", "--epochs", "1"],
+        ["--norm", "batchnorm"],
+        ["--preset", "none"],
+        ["--arch", "gtp"],
+        ["--threads", "0"],
+        ["--d-model", "7", "--n-heads", "2"],
+    ],
+)
+def test_a_dial_outside_its_range_is_a_usage_error(
+    bad: list[str], data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    done = xtool("train", data, *bad, "-o", "m.st")
+    assert done.code == 2, done
+    assert done.err.startswith("error: ")
+    assert [p.name for p in tmp_path.iterdir()] == ["data.st"]
+
+
+def test_schedules_rise_then_fall_to_a_tenth() -> None:
+    assert [lr_factor("constant", s, 10, 2) for s in (0, 1, 2, 9)] == [0.5, 1.0, 1.0, 1.0]
+    for name in ("cosine", "linear"):
+        assert lr_factor(name, 2, 10, 2) == 1.0
+        assert lr_factor(name, 10, 10, 2) == pytest.approx(0.1)
+        falling = [lr_factor(name, s, 10, 2) for s in range(2, 11)]
+        assert falling == sorted(falling, reverse=True)
+
+
+def test_no_step_waits_for_the_device_more_often_than_promised() -> None:
+    assert loop.LOOK_EVERY >= 10
