@@ -160,9 +160,9 @@ def test_the_counting_preset_is_the_experiments_network() -> None:
     config = configuration(**dials)
     model = build(config).double()
     start(model, layout(config), 0)
-    state = {n: t for n, t in model.state_dict().items()}
+    state = dict(model.state_dict())
     symbols = torch.randint(27, (3, 12), generator=torch.Generator().manual_seed(0))
-    # An independent plain implementation: brianakl/bootstrapped_model_up_scaling, README at d6f7657.
+    # An independent plain implementation of brianakl/bootstrapped_model_up_scaling, d6f7657.
     x = state["embed.weight"][symbols] + state["embed.positions"]
     part = "blocks.0."
     q, k, v = (x @ state[f"{part}attention.{n}.weight"].T for n in ("q", "k", "vo"))
@@ -208,7 +208,7 @@ def test_a_file_that_lacks_a_tensor_or_has_one_too_many_is_refused(tmp_path: Pat
     tensors = {name: model.state_dict()[name] for name in stored_names(model, ours)}
     header = Header(kind="model", config=config)
     save(tmp_path / "b.st", header, {k: v for k, v in tensors.items() if k != "embed.weight"})
-    with pytest.raises(XtoolError, match="lacks tensor `embed.weight`"):
+    with pytest.raises(XtoolError, match=r"lacks tensor `embed\.weight`"):
         read_model(tmp_path / "b.st")
     save(
         tmp_path / "c.st",

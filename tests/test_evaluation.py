@@ -160,8 +160,8 @@ def test_pictures_are_drawn_from_rows_and_equal_rows_give_equal_bytes(
     page = (models / "a.html").read_text()
     assert "src=" not in page
     assert "majority" in page
-    done = xtool("plot", "0.rows.jsonl", "1.rows.jsonl", "--kind", "curves", "--y", "loss", "--by", "seed",
-                 "--where", "split=dev", "-o", "curves.svg")  # fmt: skip
+    args = ["--kind", "curves", "--y", "loss", "--by", "seed", "--where", "split=dev"]
+    done = xtool("plot", "0.rows.jsonl", "1.rows.jsonl", *args, "-o", "curves.svg")
     assert done.code == 0, done.err
 
 

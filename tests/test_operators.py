@@ -1,4 +1,4 @@
-"""The contract of growth operators: exact inside their condition, refused outside, never half a file."""
+"""The contract of growth operators: exact inside their condition, refused outside it."""
 
 import os
 from pathlib import Path
@@ -243,7 +243,7 @@ def test_auto_is_pad_where_pad_is_exact_else_clone_else_an_error(tmp_path: Path)
     assert chosen() == "pad"
     assert chosen(attention_output=False) == "clone"
     make_model(tmp_path / "a.st", attention_output=False)
-    with pytest.raises(UsageError, match="no exact operator fits: pad: .*; clone: "):
+    with pytest.raises(UsageError, match=r"no exact operator fits: pad: .*; clone: "):
         grow_to(tmp_path / "a.st", tmp_path / "b.st", "auto", d_model=24)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, NoReturn
@@ -64,6 +65,7 @@ def fail(message: str, hint: str, code: int) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
+    warnings.showwarning = _warn
     try:
         code = make_app()(standalone_mode=False)
     except XtoolError as error:
@@ -79,10 +81,17 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _warn(message: Warning | str, *rest: object, **more: object) -> None:
+    """A warning as one line on standard error, without the place in the code."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def _usage(error: Exception) -> NoReturn:
     """A command line that does not parse, in our own words' form."""
     message = getattr(error, "format_message", lambda: str(error))()
     message = message.rstrip(".")
+    if near := getattr(error, "possibilities", None):
+        message += f": did you mean {', '.join(near)}?"
     context = getattr(error, "ctx", None)
     hint = f"see `{context.command_path} --help`" if context else "see `xtool --help`"
     fail(message[:1].lower() + message[1:], hint, getattr(error, "exit_code", 2))

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -110,6 +111,14 @@ def summary(folder: str, name: str) -> str:
 def source_digests() -> dict[str, str]:
     """The sha256 of each of the user's own files that was passed, kept in the header."""
     return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in _admitted.items()}
+
+
+def warn_if_changed(sources: dict[str, str]) -> None:
+    """Warn of each passed file that is not the one whose digest a header keeps."""
+    now = source_digests()
+    for name, digest in sources.items():
+        if name in now and now[name] != digest:
+            warnings.warn(f"{name} is not the file that the model was made with", stacklevel=2)
 
 
 @lru_cache

@@ -150,7 +150,10 @@ def _read_csv(text: str, where: str) -> list[Row]:
         raise XtoolError(f"{where}: not CSV: {error}") from error
     if any(None in line for line in lines):
         raise XtoolError(f"{where}: a line has more cells than the heading")
-    return [row(**{k: (v or None) if k in TEXT else _number(v) for k, v in line.items()}) for line in lines]
+    return [
+        row(**{k: (v or None) if k in TEXT else _number(v) for k, v in line.items()})
+        for line in lines
+    ]
 
 
 def _number(cell: str | None) -> Any:

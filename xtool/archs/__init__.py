@@ -51,7 +51,8 @@ class Architecture(Protocol):
 
 
 def architecture(config: Mapping[str, Any]) -> Architecture:
-    """The architecture of a configuration."""
+    """The architecture of a configuration; warns when a user's own file has changed since."""
+    registry.warn_if_changed(config.get("sources", {}))
     entry: Architecture = registry.load("archs", str(config["arch"]))
     return entry
 

@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +28,13 @@ def with_dials(function: Function, groups: Mapping[str, list[Option]]) -> Functi
         for dial in dials
         if dial.name not in taken
     ]
-    function.__signature__ = signature.replace(parameters=kept + added)  # type: ignore[attr-defined]
-    return function
+
+    @wraps(function)
+    def command(*args: Any, **named: Any) -> None:
+        function(*args, **named)
+
+    command.__signature__ = signature.replace(parameters=kept + added)  # type: ignore[attr-defined]
+    return command
 
 
 def _parameter(dial: Option, panel: str) -> inspect.Parameter:
