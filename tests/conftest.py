@@ -36,6 +36,12 @@ class Result:
     err: str
 
 
+@pytest.fixture(autouse=True)
+def _no_own_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test admits, the next one does not know."""
+    monkeypatch.setattr(registry, "_admitted", {})
+
+
 @pytest.fixture
 def xtool(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -42,7 +42,7 @@ def test_a_users_own_file_is_used_by_its_name_once_it_was_passed(tmp_path: Path)
     assert registry.admit(str(path)) == "mine.py"
     assert registry.load("archs", "mine.py") == 5
     assert [dial.name for dial in options("archs", "mine.py")] == ["a"]
-    assert len(registry.source_digests()["mine.py"]) == 64
+    assert len(registry.source_digests(["mine.py"])["mine.py"]) == 64
 
 
 def test_a_literal_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -108,14 +109,15 @@ def summary(folder: str, name: str) -> str:
     return (ast.get_docstring(_tree(path_of(folder, name))) or "").partition("\n")[0]
 
 
-def source_digests() -> dict[str, str]:
-    """The sha256 of each of the user's own files that was passed, kept in the header."""
-    return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in _admitted.items()}
+def source_digests(used: Iterable[str]) -> dict[str, str]:
+    """The sha256 of each of the user's own files among `used`, kept in the header."""
+    found = {name: _admitted[name] for name in used if name in _admitted}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()}
 
 
 def warn_if_changed(sources: dict[str, str]) -> None:
     """Warn of each passed file that is not the one whose digest a header keeps."""
-    now = source_digests()
+    now = source_digests(sources)
     for name, digest in sources.items():
         if name in now and now[name] != digest:
             warnings.warn(f"{name} is not the file that the model was made with", stacklevel=2)

@@ -78,7 +78,7 @@ def fresh_config(arch: str, dials: Mapping[str, Any], data: Header) -> dict[str,
     """The configuration of a new model for this data."""
     shape: Shape = task_of(data, "data").shape(data)
     config: dict[str, Any] = {"arch": arch, **dials}
-    if sources := registry.source_digests():
+    if sources := registry.source_digests([arch, str(dials.get("attention"))]):
         config["sources"] = sources
     return architecture(config).configure(config, shape)
 
