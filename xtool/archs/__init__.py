@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from xtool import registry
@@ -18,16 +19,18 @@ from xtool.storage import Source
 from xtool.tasks import Shape
 
 
+@runtime_checkable
 class Model(Protocol):
     """A built model: (B, T) symbols -> (B, T, C) logits."""
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Integer[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
         """Logits of every position."""
 
     def stages(self) -> Sequence[tuple[str, nn.Module]]:
         """The parts to apply in turn, each with the prefix of its tensors' names."""
 
 
+@runtime_checkable
 class Architecture(Protocol):
     """What a file in this folder ends with, as `ENTRY`.
 

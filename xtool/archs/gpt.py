@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -101,7 +102,7 @@ class Embed(nn.Module):
             self.register_buffer("positions", torch.empty(c.context, c.d_model))
         self.dropout = nn.Dropout(c.dropout)
 
-    def forward(self, symbols: Tensor) -> Tensor:
+    def forward(self, symbols: Integer[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """Look up and add."""
         x = F.embedding(symbols.long(), self.weight)  # (B, T, D)
         if self.positions is not None:
@@ -132,7 +133,7 @@ class Head(nn.Module):
         with_bias = c.bias != "none" and not c.tied_head
         self.bias = nn.Parameter(torch.empty(c.n_outputs)) if with_bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T C"]:
         """Score every class."""
         x = self.norm(x)
         if self.hidden is None:
@@ -165,7 +166,7 @@ class Gpt(nn.Module):
         blocks = [(f"blocks.{i}.", block) for i, block in enumerate(self.blocks)]
         return [("embed.", self.embed), *blocks, ("head.", self.head)]
 
-    def forward(self, symbols: Tensor) -> Tensor:
+    def forward(self, symbols: Integer[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
         """(B, T) -> (B, T, C)."""
         x = symbols
         for _, stage in self.stages():

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from jaxtyping import Float64, Integer
 from torch import Tensor, nn
 
 from xtool.dataset import Split
@@ -16,7 +17,7 @@ LOWER_IS_BETTER = ("loss", "bits_per_char", "bits_per_byte", "squared_error")
 
 
 @torch.inference_mode()
-def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Tensor]:
+def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tensor, " N"]]:
     """Each metric for each example of a split, (N,) float64 on the CPU.
 
     Batches have a fixed size, so the result depends on nothing but model and data.
@@ -33,14 +34,14 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, inputs: Tensor) -> Tensor:
+def predict(model: nn.Module, inputs: Integer[Tensor, "B T"]) -> Integer[Tensor, "B T"]:
     """The likeliest class at each position, (B, T) -> (B, T)."""
     model.eval()
     predicted: Tensor = model(inputs).argmax(-1)  # (B, T)
     return predicted
 
 
-def score_rows(found: dict[str, Tensor], **columns: Any) -> list[Row]:
+def score_rows(found: dict[str, Float64[Tensor, " N"]], **columns: Any) -> list[Row]:
     """One row a metric: the mean over examples with its 95 % interval.
 
     Examples, not positions, are the independent unit: positions of one string are not independent.

@@ -3,6 +3,7 @@
 The norm stands before each part (Xiong et al., 2020, arXiv:2002.04745).
 """
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 
@@ -22,7 +23,7 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = mlp_norm, mlp
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Both parts in turn."""
         x = x + self.dropout(self.attention(self.attention_norm(x)))  # (B, T, D)
         out: Tensor = x + self.dropout(self.mlp(self.mlp_norm(x)))  # (B, T, D)

@@ -1,6 +1,7 @@
 """A linear layer whose weights are left to `initial`, so that building a model draws nothing."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,6 +14,6 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_out, n_in))
         self.bias = nn.Parameter(torch.empty(n_out)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*B n_in"]) -> Float[Tensor, "*B n_out"]:
         """Apply it along the last axis."""
         return F.linear(x, self.weight, self.bias)

@@ -1,5 +1,6 @@
 """The feed-forward part: relu, gelu, or the gated swiglu (Shazeer, 2020, arXiv:2002.05202)."""
 
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +20,7 @@ class Mlp(nn.Module):
         self.down = Linear(d_ff, d_model, bias)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Apply it to each position alone."""
         hidden = self.up(x)  # (B, T, F)
         if self.gate is not None:

@@ -6,12 +6,13 @@ frequency. `sinusoidal-unpaired` is that of the counting experiment: each column
 """
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 TABLES = ("sinusoidal", "sinusoidal-unpaired")
 
 
-def table(kind: str, context: int, d_model: int) -> Tensor:
+def table(kind: str, context: int, d_model: int) -> Float64[Tensor, "{context} {d_model}"]:
     """Positions as (T, D) float64: sines in even columns, cosines in odd ones."""
     columns = torch.arange(d_model, dtype=torch.float64)  # (D,)
     steps = 2 * columns if kind == "sinusoidal-unpaired" else columns - columns % 2  # (D,)

@@ -7,6 +7,7 @@ is none. The map of a product such as n_heads*d_head is composed from one map fo
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from xtool.axes import Axis, Layout
@@ -16,23 +17,23 @@ from xtool.checkpoint import Reader
 Along = Callable[[int, int], Tensor]
 
 
-def prefix(old: int, new: int) -> Tensor:
+def prefix(old: int, new: int) -> Int64[Tensor, "{new}"]:
     """Old indices first, then none; or the first `new` ones."""
     places = torch.arange(new)
     return torch.where(places < old, places, -1)
 
 
-def tile(old: int, new: int) -> Tensor:
+def tile(old: int, new: int) -> Int64[Tensor, "{new}"]:
     """Whole copies one after another: 0 1 2 0 1 2."""
     return torch.arange(new) % old
 
 
-def repeat(old: int, new: int) -> Tensor:
+def repeat(old: int, new: int) -> Int64[Tensor, "{new}"]:
     """Each index several times: 0 0 1 1 2 2."""
     return torch.arange(new) // (new // old)
 
 
-def axis_map(old: tuple[int, ...], new: tuple[int, ...], along: Along) -> Tensor:
+def axis_map(old: tuple[int, ...], new: tuple[int, ...], along: Along) -> Int64[Tensor, " new"]:
     """The map of an axis whose factors have these old and new sizes."""
     out = torch.zeros(1, dtype=torch.int64)
     for was, now in zip(old, new, strict=True):
@@ -42,7 +43,7 @@ def axis_map(old: tuple[int, ...], new: tuple[int, ...], along: Along) -> Tensor
     return out
 
 
-def new_places(old: tuple[int, ...], new: tuple[int, ...], factor: int) -> Tensor:
+def new_places(old: tuple[int, ...], new: tuple[int, ...], factor: int) -> Bool[Tensor, " new"]:
     """Where an axis is new because of one of its factors, as a mask over the whole axis."""
     masks = [
         prefix(was, now) < 0 if place == factor else torch.zeros(now, dtype=torch.bool)
@@ -62,7 +63,9 @@ def maps(old: Layout, new: Layout, old_name: str, name: str, along: Along) -> li
     ]
 
 
-def gather(reader: Reader, name: str, found: list[Tensor], start: int, stop: int) -> Tensor:
+def gather(
+    reader: Reader, name: str, found: list[Int64[Tensor, " _"]], start: int, stop: int
+) -> Float64[Tensor, "{stop-start} *columns"]:
     """Rows [start, stop) of the resized tensor in float64; zero where there is no old value."""
     wanted = found[0][start:stop]  # (n,)
     shape = reader.shape(name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.func import functional_call
 
@@ -48,7 +49,7 @@ class Proof:
 
 
 @torch.inference_mode()
-def logits(reader: Reader, ours: Layout, inputs: Tensor) -> Tensor:
+def logits(reader: Reader, ours: Layout, inputs: Integer[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
     """A stored model's logits, (B, T) -> (B, T, C), in the type that it is stored in."""
     with torch.device("meta"):
         model = build(ours.config).eval()

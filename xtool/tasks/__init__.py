@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
 from xtool import registry
@@ -34,6 +35,7 @@ class Prepared:
     splits: dict[str, Split]
 
 
+@runtime_checkable
 class Task(Protocol):
     """What a file in this folder ends with, as `ENTRY`.
 
@@ -55,13 +57,17 @@ class Task(Protocol):
     def shape(self, header: Header) -> Shape:
         """What a model for this data must read and write."""
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(
+        self, logits: Float[Tensor, "B T C"], targets: Integer[Tensor, "B T"]
+    ) -> Float[Tensor, "B T"]:
         """Nats an output position: (B, T, C) and (B, T) -> (B, T)."""
 
-    def score(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def score(
+        self, logits: Float[Tensor, "B T C"], targets: Integer[Tensor, "B T"]
+    ) -> dict[str, Float64[Tensor, " B"]]:
         """Each metric's mean over the positions of each example, (B,) in float64."""
 
-    def baselines(self, train: Split, split: Split) -> dict[str, Tensor]:
+    def baselines(self, train: Split, split: Split) -> dict[str, Float64[Tensor, " N"]]:
         """What needs no model, such as the majority class: metric -> (N,) in float64."""
 
     def show(

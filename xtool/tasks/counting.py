@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float, Float64, Integer, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -78,17 +79,21 @@ class Counting:
         task = header.task
         return Shape(len(header.tokenizer["alphabet"]), task["length"], task["cap"] + 1)
 
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(
+        self, logits: Float[Tensor, "B T C"], targets: Integer[Tensor, "B T"]
+    ) -> Float[Tensor, "B T"]:
         """Cross-entropy, (B, T, C) and (B, T) -> (B, T) nats."""
         return F.cross_entropy(logits.transpose(1, 2), targets.long(), reduction="none")  # (B, T)
 
-    def score(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def score(
+        self, logits: Float[Tensor, "B T C"], targets: Integer[Tensor, "B T"]
+    ) -> dict[str, Float64[Tensor, " B"]]:
         """Accuracy and loss of each string, (B,)."""
         right = logits.argmax(-1) == targets  # (B, T)
         loss = self.loss(logits.double(), targets)  # (B, T)
         return {"accuracy": right.double().mean(1), "loss": loss.mean(1)}
 
-    def baselines(self, train: Split, split: Split) -> dict[str, Tensor]:
+    def baselines(self, train: Split, split: Split) -> dict[str, Float64[Tensor, " N"]]:
         """The accuracy of always saying the commonest class of the training split."""
         commonest = train.targets.long().flatten().bincount().argmax()
         return {"majority": (split.targets == commonest).double().mean(1)}
@@ -162,7 +167,7 @@ def _read_lines(path: Path, length: int) -> list[str]:
     return lines
 
 
-def counts(symbols: Tensor, cap: int) -> Tensor:
+def counts(symbols: Integer[Tensor, "N T"], cap: int) -> UInt8[Tensor, "N T"]:
     """How often each symbol occurred earlier in its row, at most `cap`: (N, T) -> (N, T) uint8."""
     out = []
     for rows in torch.split(symbols, 4096):

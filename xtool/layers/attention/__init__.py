@@ -1,10 +1,11 @@
 """Attention variants: one file each, chosen with `--attention`."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class AttentionConfig(Protocol):
     """The dials of an architecture that an attention variant may read."""
 
@@ -28,6 +29,7 @@ class AttentionConfig(Protocol):
     def dropout_attention(self) -> float: ...
 
 
+@runtime_checkable
 class Attention(Protocol):
     """What a file in this folder ends with, as `ENTRY`.
 

@@ -7,6 +7,7 @@ values are then the residual's columns themselves. There is no key bias: the sof
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,7 +51,7 @@ class Plain(nn.Module):
             self.vo = Linear(d_model, inner, bias)
         self.dropout = config.dropout_attention
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """(B, T, D) -> (B, T, D)."""
         values = self.v if hasattr(self, "v") else self.vo
         q, k, v = (self._heads(part(x)) for part in (self.q, self.k, values))  # (B, H, T, K)
@@ -61,7 +62,7 @@ class Plain(nn.Module):
         out = mixed.transpose(1, 2).flatten(2)  # (B, T, H*K)
         return self.o(out) if hasattr(self, "o") else out
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def _heads(self, x: Float[Tensor, "B T HK"]) -> Float[Tensor, "B H T K"]:
         return torch.unflatten(x, -1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K)
 
 
