@@ -18,6 +18,7 @@ from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.layers.initial import initial
 from xtool.layers.positions import table
+from xtool.training.run import FORWARD_AND_BACKWARD
 from xtool.training.setup import preset
 
 ARCHS = registry.names("archs")
@@ -100,6 +101,16 @@ def test_flops_are_those_that_torch_counts(arch: str, case: int) -> None:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 12, dtype=torch.int64))
     assert architecture(config).flops(config) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_a_training_step_costs_three_forward_passes(arch: str, case: int) -> None:
+    config, model = built(arch=arch, causal=False, **CASES[case])
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 12, dtype=torch.int64)).sum().backward()
+    wanted = FORWARD_AND_BACKWARD * architecture(config).flops(config)
+    assert counter.get_total_flops() == wanted
 
 
 @pytest.mark.parametrize("arch", ARCHS)

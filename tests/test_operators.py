@@ -263,6 +263,17 @@ def test_a_slice_is_a_prefix_and_a_slice_of_a_slice_is_the_direct_one(tmp_path: 
         )
 
 
+def test_a_slice_that_is_no_prefix_is_caught_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(tmp_path / "a.st", d_model=32)
+    shifted = lambda *args: gather.gather(*args) + 1  # noqa: E731
+    monkeypatch.setattr("xtool.surgery.slice.gather", shifted)
+    with pytest.raises(CheckFailed, match="not a prefix"):
+        slice_model(tmp_path / "a.st", tmp_path / "b.st", {"d_model": 16})
+    assert os.listdir(tmp_path) == ["a.st"]
+
+
 def test_slicing_back_what_was_grown_in_depth_and_d_ff_gives_the_original(tmp_path: Path) -> None:
     make_model(tmp_path / "a.st")
     grow_to(tmp_path / "a.st", tmp_path / "b.st", "pad", n_layers=4, d_ff=100)

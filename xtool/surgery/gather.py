@@ -4,7 +4,7 @@ A map gives, for each index of the new axis, the old index whose values it takes
 is none. The map of a product such as n_heads*d_head is composed from one map for each factor.
 """
 
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float64, Int64
@@ -13,8 +13,14 @@ from torch import Tensor
 from xtool.axes import Axis, Layout
 from xtool.checkpoint import Reader
 
-# From the old and the new size of one factor to its map, (new,).
-Along = Callable[[int, int], Tensor]
+
+@runtime_checkable
+class Along(Protocol):
+    """From the old and the new size of one factor to its map, (new,)."""
+
+    __name__: str
+
+    def __call__(self, old: int, new: int) -> Int64[Tensor, " new"]: ...
 
 
 def prefix(old: int, new: int) -> Int64[Tensor, "{new}"]:
@@ -82,17 +88,19 @@ def gather(
 
 def _runs(wanted: Tensor) -> list[tuple[int, int]]:
     """Stretches of consecutive old rows, as (place, length), without rows that have no old one."""
-    runs: list[tuple[int, int]] = []
-    for place, old in enumerate(wanted.tolist()):
-        if old < 0:
-            continue
-        if runs:
-            at, length = runs[-1]
-            if place == at + length and old == int(wanted[at]) + length:
-                runs[-1] = (at, length + 1)
-                continue
-        runs.append((place, 1))
-    return runs
+    begins = torch.ones(len(wanted), dtype=torch.bool)
+    begins[1:] = (wanted[1:] != wanted[:-1] + 1) | (wanted[1:] < 0)
+    places = begins.nonzero().flatten()
+    lengths = torch.diff(places, append=torch.tensor([len(wanted)]))
+    kept = wanted[places] >= 0
+    return list(zip(places[kept].tolist(), lengths[kept].tolist(), strict=True))
+
+
+def copy_numbers(found: Int64[Tensor, " new"], copies: int) -> Int64[Tensor, " new"]:
+    """Which copy of its old index each new index is, 0 to `copies` - 1, in order of place."""
+    out = torch.empty_like(found)
+    out[found.argsort(stable=True)] = torch.arange(len(found)) % copies
+    return out
 
 
 def factor_of(axis: Axis, old: tuple[int, ...], new: tuple[int, ...]) -> float:

@@ -90,8 +90,9 @@ class Counting:
     ) -> dict[str, Float64[Tensor, " B"]]:
         """Accuracy and loss of each string, (B,)."""
         right = logits.argmax(-1) == targets  # (B, T)
-        loss = self.loss(logits.double(), targets)  # (B, T)
-        return {"accuracy": right.double().mean(1), "loss": loss.mean(1)}
+        loss = self.loss(logits, targets)  # (B, T)
+        # In double precision on the CPU, because not every device has it.
+        return {"accuracy": right.cpu().double().mean(1), "loss": loss.cpu().double().mean(1)}
 
     def baselines(self, train: Split, split: Split) -> dict[str, Float64[Tensor, " N"]]:
         """The accuracy of always saying the commonest class of the training split."""

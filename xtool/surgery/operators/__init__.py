@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xtool.axes import RESIDUAL, Axis, Layout
 from xtool.checkpoint import Reader
+from xtool.surgery.gather import Along, gather, maps
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,18 @@ class Growth:
         if layer is None or layer <= last:
             return name
         return name.replace(f".{layer}.", f".{last}.", 1)
+
+    def maps(self, name: str, along: Along) -> list[Tensor]:
+        """For each axis of a new tensor, the old index behind each new one, or -1; made once."""
+        key = f"maps {along.__name__} {name}"
+        if key not in self.memory:
+            self.memory[key] = maps(self.old, self.new, self.source(name), name, along)
+        found: list[Tensor] = self.memory[key]
+        return found
+
+    def gather(self, name: str, along: Along, start: int, stop: int) -> Tensor:
+        """The old values behind rows [start, stop) of a new tensor, float64; zero where none."""
+        return gather(self.reader, self.source(name), self.maps(name, along), start, stop)
 
     def sizes(self, name: str, axis: Axis) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The old and new size of each factor of an axis."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from xtool.axes import RESIDUAL
 from xtool.layers.initial import draw
 from xtool.seeds import derive
-from xtool.surgery.gather import factor_of, gather, maps, tile
+from xtool.surgery.gather import copy_numbers, factor_of, tile
 from xtool.surgery.operators import Growth, Operator
 
 PROMISE = "exact"
@@ -52,10 +52,10 @@ class Clone:
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Copies along every axis, divided by the number of copies that are summed over."""
-        source, axes = growth.source(name), growth.new.axes(name)
-        found = maps(growth.old, growth.new, source, name, tile)
+        axes = growth.new.axes(name)
+        found = growth.maps(name, tile)
         scale = growth.root(name) / self._summed(growth, name)
-        values = gather(growth.reader, source, found, start, stop) * scale
+        values = growth.gather(name, tile, start, stop) * scale
         if len(axes) > 1 and axes[1].role == "reads" and growth.dials["noise"]:
             values += scale * self._noise(growth, name, found[1], start, stop)
         return values
@@ -80,11 +80,7 @@ class Clone:
         copies = len(columns) // old
         if copies < 2:
             return torch.zeros(1, 1, dtype=torch.float64)
-        seen = torch.zeros(old, dtype=torch.int64)
-        order = torch.empty_like(columns)  # which copy of its input a column is
-        for place, column in enumerate(columns.tolist()):
-            order[place] = seen[column]
-            seen[column] += 1
+        order = copy_numbers(columns, copies)
         drawn = draw(
             (rows, copies // 2, old),
             derive(growth.seed, "noise", name),

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xtool.surgery.gather import gather, maps, repeat
+from xtool.surgery.gather import repeat
 from xtool.surgery.operators import Growth, Operator
 from xtool.surgery.operators.clone import ENTRY as CLONE
 
@@ -27,9 +27,7 @@ class Double:
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Each value as often as its axes grew."""
-        source = growth.source(name)
-        found = maps(growth.old, growth.new, source, name, repeat)
-        return gather(growth.reader, source, found, start, stop)
+        return growth.gather(name, repeat, start, stop)
 
 
 ENTRY: Operator = Double()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xtool.layers.initial import initial
-from xtool.surgery.gather import gather, maps, prefix
+from xtool.surgery.gather import prefix
 from xtool.surgery.operators import Growth, Operator
 
 PROMISE = "approximate"
@@ -32,9 +32,9 @@ class Identity:
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """The corner, on an identity or on fresh values."""
-        source, axes = growth.source(name), growth.new.axes(name)
-        found = maps(growth.old, growth.new, source, name, prefix)
-        corner = gather(growth.reader, source, found, start, stop)
+        axes = growth.new.axes(name)
+        found = growth.maps(name, prefix)
+        corner = growth.gather(name, prefix, start, stop)
         rows = torch.arange(start, stop)
         if growth.new.layer(name) is not None and len(axes) == 2:
             return corner + (rows[:, None] == torch.arange(corner.shape[1])[None, :])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xtool.axes import pattern_regex
 from xtool.layers.initial import initial
-from xtool.surgery.gather import gather, maps, prefix
+from xtool.surgery.gather import prefix
 from xtool.surgery.operators import Growth, Operator
 
 PROMISE = "approximate"
@@ -37,9 +37,7 @@ class IdentityQkv:
         """The corner of q, k and v, or fresh values."""
         if not any(regex.fullmatch(name) for regex in CARRIED):
             return initial(growth.new, name, growth.seed, start, stop)
-        source = growth.source(name)
-        found = maps(growth.old, growth.new, source, name, prefix)
-        out = gather(growth.reader, source, found, start, stop)
+        out = growth.gather(name, prefix, start, stop)
         diagonal = torch.arange(start, stop)[:, None] == torch.arange(out.shape[1])[None, :]
         return torch.where(diagonal & (out == 0), 1.0, out)
 

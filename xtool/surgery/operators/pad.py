@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xtool.axes import RESIDUAL
 from xtool.layers.initial import initial
-from xtool.surgery.gather import gather, maps, new_places, prefix
+from xtool.surgery.gather import new_places, prefix
 from xtool.surgery.operators import Growth, Operator
 
 PROMISE = "exact"
@@ -42,9 +42,9 @@ class Pad:
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Old values in the corner, then what the roles of the axes ask for."""
-        source, axes = growth.source(name), growth.new.axes(name)
-        found = maps(growth.old, growth.new, source, name, prefix)
-        values = gather(growth.reader, source, found, start, stop)
+        axes = growth.new.axes(name)
+        found = growth.maps(name, prefix)
+        values = growth.gather(name, prefix, start, stop)
         if axes[0].role == "scales":
             return self._gain(growth, name, values, found[0][start:stop] < 0)
         values *= growth.root(name)
