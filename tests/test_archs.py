@@ -224,7 +224,7 @@ def test_a_file_that_lacks_a_tensor_or_has_one_too_many_is_refused(tmp_path: Pat
     save(
         tmp_path / "c.st",
         header,
-        tensors | {"blocks.9.mlp.up.weight": tensors["blocks.0.mlp.up.weight"]},
+        tensors | {"blocks.1.mlp.gate.weight": tensors["blocks.0.mlp.up.weight"]},
     )
     with pytest.raises(XtoolError, match="unknown tensor"):
         read_model(tmp_path / "c.st")

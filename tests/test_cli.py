@@ -329,6 +329,33 @@ def test_a_users_own_architecture_trains_and_is_passed_again(
     assert "mine.py is not the file" in done.stderr
 
 
+def test_a_header_cannot_make_a_file_in_the_folder_run(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit(99)\n")
+    save(tmp_path / "m.st", Header(kind="model", config={"arch": "evil.py"}), {"a": torch.zeros(1)})
+    for command in (["train", "--from", "m.st"], ["evaluate", "m.st"], ["grow", "m.st", "--to", 9]):
+        done = xtool(*command)
+        assert done.code == 2, (command, done)
+        assert "--own evil.py" in done.err
+
+
+def test_data_that_contradicts_its_header_is_refused(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    header, tensors = load(data)
+    for name, value, message in (
+        ("train.inputs", tensors["train.inputs"] + 30, "the task has 0 to 26"),
+        ("dev.targets", tensors["dev.targets"] + 3, "the task has 0 to 2"),
+        ("dev.inputs", tensors["dev.inputs"][:, :7], "is not N x 20 whole numbers"),
+        ("dev.inputs", tensors["dev.inputs"].float(), "is not N x 20 whole numbers"),
+    ):
+        save(tmp_path / "bad.st", header, tensors | {name: value})
+        done = xtool("train", "bad.st", *TINY, "--steps", 1, "-o", "m.st")
+        assert (done.code, message in done.err) == (1, True), done.err
+        assert xtool("check", "bad.st").code == 3
+
+
 def test_a_growth_that_is_not_exact_exits_three_and_leaves_nothing(
     xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

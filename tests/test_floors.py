@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "xtool"
-GROUND = ["errors", "registry", "config", "header", "lineage", "axes", "rows", "intervals", "seeds"]
+GROUND = [
+    "errors", "registry", "config", "header", "lineage", "axes", "seeds", "intervals", "rows",
+    "averages",
+]  # fmt: skip
 FLOORS = [
     [*GROUND],
-    ["storage", "checkpoint", "dataset"],
+    ["atomic", "storage", "checkpoint", "dataset"],
     ["corpora", "tokenizers"],
     ["tasks"],
     ["layers"],

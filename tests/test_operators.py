@@ -184,6 +184,14 @@ def test_the_random_operator_is_a_fresh_model(tmp_path: Path) -> None:
     assert header.lineage[-1].options["method"] == "random"
 
 
+def test_the_random_operator_is_fresh_in_new_layers_too(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st")
+    grow_to(tmp_path / "a.st", tmp_path / "b.st", "random", n_layers=4)
+    _, ours, model = read_model(tmp_path / "b.st")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, initial(ours, name, 0).double()), name
+
+
 def test_identity_qkv_carries_what_the_experiments_code_carried(tmp_path: Path) -> None:
     make_model(tmp_path / "a.st", n_heads=1)
     grow_to(tmp_path / "a.st", tmp_path / "b.st", "identity-qkv", d_model=32)

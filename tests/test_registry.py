@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from xtool import registry
-from xtool.config import Option, options, read_run_file, resolve, write_run_file
+from xtool.config import Option, options, read_run_file, resolve, run_file_text
 from xtool.errors import UsageError, XtoolError
 
 FOLDERS = [
@@ -76,7 +76,7 @@ def test_a_value_of_the_wrong_type_is_refused(bad: dict[str, object]) -> None:
 def test_a_run_file_reads_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     values = {"lr": 0.5, "kind": "b", "n": None}
-    write_run_file(path, "train", values)
+    path.write_text(run_file_text("train", values))
     assert read_run_file(path, "train", values) == {"lr": 0.5, "kind": "b"}
 
 

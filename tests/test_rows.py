@@ -1,6 +1,6 @@
 import pytest
 
-from xtool import rows
+from xtool import averages, rows
 from xtool.errors import UsageError, XtoolError
 
 ONE = rows.row(
@@ -54,7 +54,7 @@ def test_seeds_are_averaged_with_a_t_interval_that_stays_a_fraction() -> None:
         rows.row(label="m", metric="accuracy", value=v, seed=s, flops=10)
         for s, v in enumerate([0.9, 1.0, 0.95])
     ]
-    (mean,) = rows.average(many, "seed")
+    (mean,) = averages.average(many, "seed")
     assert mean["value"] == pytest.approx(0.95)
     assert mean["low"] == pytest.approx(0.95 - 4.30265 * 0.05 / 3**0.5, abs=1e-4)
     assert mean["high"] == 1.0
@@ -66,7 +66,7 @@ def test_a_pivot_shows_differences_from_the_first_column() -> None:
         rows.row(label="a", metric="accuracy", value=v, split="dev", size=s)
         for s, v in ((16, 0.5), (32, 0.75))
     ]
-    lines, columns = rows.pivot(table, "label", "size")
+    lines, columns = averages.pivot(table, "label", "size")
     assert columns == ["label", "16", "32", "32 - 16"]
     assert lines[0]["32 - 16"] == "+0.2500"
 
@@ -74,7 +74,7 @@ def test_a_pivot_shows_differences_from_the_first_column() -> None:
 def test_a_pivot_refuses_to_mix_metrics() -> None:
     mixed = [ONE, rows.row(label="a", metric="loss", value=1.0, split="dev")]
     with pytest.raises(UsageError, match="several values of `metric`"):
-        rows.pivot(mixed, "label", "seed")
+        averages.pivot(mixed, "label", "seed")
 
 
 def test_a_table_aligns_and_markdown_has_a_rule() -> None:

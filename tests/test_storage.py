@@ -1,5 +1,6 @@
 """Bad files are refused, killed and failed writes leave the old file, bytes are reproducible."""
 
+import errno
 import json
 import os
 import random
@@ -18,7 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from xtool import storage
+from xtool import atomic, storage
 from xtool.checkpoint import Reader, load, save
 from xtool.errors import CheckFailed, XtoolError
 from xtool.header import Header
@@ -237,8 +238,8 @@ def test_a_write_that_fails_at_any_call_leaves_the_old_file(
 
         return run
 
-    for name in ("open", "fsync", "replace", "fdopen", "statvfs"):
-        monkeypatch.setattr(storage.os, name, fails(getattr(os, name)))
+    for name in ("open", "fsync", "replace", "link", "fdopen", "statvfs"):
+        monkeypatch.setattr(os, name, fails(getattr(os, name)))
     expected = (
         pytest.raises(XtoolError, match="no space left") if failing <= FAULTS else nullcontext()
     )
@@ -251,24 +252,53 @@ def test_a_write_that_fails_at_any_call_leaves_the_old_file(
     assert os.listdir(tmp_path) == ["a.st"]
 
 
+@pytest.mark.parametrize("is_new", [True, False])
 def test_fsync_comes_before_the_rename_and_the_folders_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
 ) -> None:
+    if not is_new:
+        write_small(tmp_path / "a.st")
     calls: list[str] = []
-    fsync, replace = os.fsync, os.replace
+    fsync, place = os.fsync, os.link if is_new else os.replace
 
     def note_fsync(fd: int) -> None:
         calls.append("fsync folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "fsync file")
         fsync(fd)
 
-    def note_replace(*args: Any) -> None:
-        calls.append("replace")
-        replace(*args)
+    def note_place(*args: Any) -> None:
+        calls.append("place")
+        place(*args)
 
-    monkeypatch.setattr(storage.os, "fsync", note_fsync)
-    monkeypatch.setattr(storage.os, "replace", note_replace)
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "link" if is_new else "replace", note_place)
     write_small(tmp_path / "a.st")
-    assert calls == ["fsync file", "replace", "fsync folder"]
+    assert calls == ["fsync file", "place", "fsync folder"]
+
+
+def test_a_name_that_another_writer_took_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "a.st"
+
+    def race() -> None:
+        with atomic.replacing(path) as (file, _):
+            file.write(b"mine")
+            path.write_bytes(b"theirs")
+
+    with pytest.raises(XtoolError, match="another command"):
+        race()
+    assert path.read_bytes() == b"theirs"
+    assert os.listdir(tmp_path) == ["a.st"]
+
+
+def test_a_file_system_without_links_still_gets_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write_small(tmp_path / "a.st")
+    load(tmp_path / "a.st")
+    assert os.listdir(tmp_path) == ["a.st"]
 
 
 def test_the_mode_follows_the_umask_and_a_symlink_stays(tmp_path: Path) -> None:
@@ -332,5 +362,7 @@ def test_kill_minus_nine_while_a_file_is_replaced_never_breaks_it(tmp_path: Path
         child.stdout.close()
         with Source(path) as source:
             source.verify()
+    for left in tmp_path.glob(".a.st.*.tmp"):
+        os.utime(left, (0, 0))
     write_small(path)
-    assert os.listdir(tmp_path) == ["a.st"], "the next writer removes what the killed ones left"
+    assert os.listdir(tmp_path) == ["a.st"], "a later writer removes what the killed ones left"

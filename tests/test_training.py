@@ -1,5 +1,6 @@
 """Training: reproducible to the byte, exact to resume, and it never loses the last good state."""
 
+import itertools
 import json
 import os
 import signal
@@ -138,6 +139,10 @@ def test_the_state_of_another_run_is_refused(
     done = xtool(*part, "--lr", 0.5, "--resume")
     assert done.code == 1
     assert "`lr` is 0.001 there, 0.5 here" in done.err
+    for other in (["--seed", 5], ["--threads", 2], ["--norm", "rmsnorm"], ["--n-layers", 2]):
+        done = xtool(*part, *other, "--resume")
+        assert done.code == 1, other
+        assert "is of another run" in done.err
     assert (tmp_path / "m.resume.st").exists()
 
 
@@ -316,6 +321,61 @@ def test_schedules_rise_then_fall_to_a_tenth() -> None:
         assert lr_factor(name, 10, 10, 2) == pytest.approx(0.1)
         falling = [lr_factor(name, s, 10, 2) for s in range(2, 11)]
         assert falling == sorted(falling, reverse=True)
+
+
+def test_a_step_is_that_of_plain_torch(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = ["train", data, "--d-model", 8, "--threads", 1, "-q", "--precision", "fp64"]
+    assert xtool(*args, "--steps", 0, "-o", "a.st").code == 0
+    dials = ["--beta1", 0.8, "--beta2", 0.9, "--weight-decay", 0.3, "--clip", 0.05, "--lr", 0.02]
+    more = [*dials, "--schedule", "cosine", "--warmup", 2, "--batch-size", 96]
+    assert xtool(*args, *more, "--steps", 5, "-o", "b.st").code == 0
+    _, _, model = read_model(tmp_path / "a.st")
+    train = load(data)[1]
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.3}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.8, 0.9), eps=1e-8, fused=False)
+    for step in range(5):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02 * lr_factor("cosine", step, 5, 2)
+        optimizer.zero_grad()
+        logits = model(train["train.inputs"]).transpose(1, 2)
+        torch.nn.functional.cross_entropy(logits, train["train.targets"].long()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+        optimizer.step()
+    for name, tensor in read_model(tmp_path / "b.st")[2].state_dict().items():
+        assert torch.allclose(tensor, model.state_dict()[name], atol=1e-9), name
+
+
+def test_each_epoch_has_its_own_order_of_every_example(
+    data: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[int]] = []
+    batch = loop._Loop._batch
+
+    def note(self: Any, step: int) -> torch.Tensor:
+        found = batch(self, step)
+        seen.append(found.tolist())
+        return found
+
+    monkeypatch.setattr(loop._Loop, "_batch", note)
+    assert xtool("train", data, *TINY, "--epochs", 2, "-o", "m.st").code == 0
+    first, second = (list(itertools.chain(*batches)) for batches in (seen[:12], seen[12:]))
+    assert sorted(first) == sorted(second) == list(range(96))
+    assert first != second
+
+
+def test_the_best_is_the_lowest_dev_loss(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = [*TINY, "--epochs", 4, "--lr", 0.3, "--keep-best", "-o", "m.st"]
+    assert xtool("train", data, *args).code == 0
+    rows = rows_of(tmp_path / "m.rows.jsonl")
+    dev = [r for r in rows if (r.get("split"), r["metric"]) == ("dev", "loss")]
+    best = min(dev, key=lambda r: r["value"])
+    assert read_model(tmp_path / "m.best.st")[0].training["progress"]["steps"] == best["step"]
 
 
 def test_no_step_waits_for_the_device_more_often_than_promised() -> None:

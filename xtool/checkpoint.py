@@ -124,11 +124,21 @@ def model_reader(source: Source, verify: bool = True) -> Reader:
         XtoolError: not a model, or its shapes contradict its configuration.
         CheckFailed: the digest does not match.
     """
-    header = source.require_header("model", "resume")
+    header = source.require_header("model")
     if verify:
         source.verify()
-    check_model(header.config, str(source.path))
-    return Reader(source, layout(header.config))
+    where = str(source.path)
+    check_model(header.config, where)
+    ours = layout(header.config)
+    reader = Reader(source, ours)
+    if len({reader.dtype(name) for name in reader.names}) != 1:
+        raise XtoolError(f"{where}: a model's tensors must all be of one type")
+    if not reader.dtype(reader.names[0]).is_floating_point:
+        raise XtoolError(f"{where}: a model's tensors must be floating-point numbers")
+    layers = 1 + max((ours.layer(name) or 0 for name in reader.names), default=0)
+    if (wanted := header.config.get("n_layers", layers)) != layers:
+        raise XtoolError(f"{where}: has {layers} layers, its header says `n_layers` {wanted}")
+    return reader
 
 
 def load(path: Path, *kinds: str) -> tuple[Header, dict[str, Tensor]]:

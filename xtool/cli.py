@@ -66,6 +66,10 @@ def fail(message: str, hint: str, code: int) -> NoReturn:
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     warnings.showwarning = _warn
+    if not words():
+        sys.argv.append("--help")
+        make_app()(standalone_mode=False)
+        sys.exit(2)
     try:
         code = make_app()(standalone_mode=False)
     except XtoolError as error:

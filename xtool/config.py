@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from xtool import registry
-from xtool.errors import UsageError, XtoolError, unknown
+from xtool.errors import UsageError, XtoolError, from_os, unknown
 
 Value = Any
 
@@ -64,7 +64,7 @@ class Option:
         if self.choices:
             own = self.type.startswith("@") and str(value).endswith(".py")
             if value not in self.choices and not own:
-                raise unknown(f"value for `{self.flag}`", str(value), self.choices)
+                raise unknown(f"value for `{self.flag}` in {where}", str(value), self.choices)
             return value
         fits = isinstance(value, (int, float) if self.type == "float" else self.python)
         if not fits or (isinstance(value, bool) and self.type != "bool"):
@@ -127,17 +127,25 @@ def check_model(config: Mapping[str, Value], where: str) -> None:
     if not isinstance(arch, str) or not isinstance(attention, str | None):
         raise XtoolError(f"{where}: the header names no architecture")
     dials = {dial.name: dial for dial in model_options(arch, attention)}
-    known = {*dials, *SHAPE, *OTHER}
-    for name in known - set(OTHER) | set(config):
-        if name not in known or (name not in config and name not in OTHER):
+    known = [*dials, *SHAPE]
+    for name in sorted({*known, *config} - set(OTHER)):
+        if name not in known or name not in config:
             what = "unknown" if name in config else "missing"
             raise XtoolError(f"{where}: the header's configuration: dial `{name}` is {what}")
-    for name in SHAPE:
-        Option(name, "int", None, "").parse(config[name], where)
-        if not 1 <= config[name] <= 1 << 31:
-            raise XtoolError(f"{where}: the header's `{name}` is {config[name]}")
-    for name, dial in dials.items():
-        dial.parse(config[name], where)
+    try:
+        for name in SHAPE:
+            Option(name, "int", 1, "").parse(config[name], where)
+        for name, dial in dials.items():
+            dial.parse(config[name], where)
+            if config[name] is None and dial.default is not None:
+                raise UsageError(f"`{name}` has no value")
+    except UsageError as error:
+        raise XtoolError(f"{where}: the header's configuration: {error.message}") from error
+    if not all(config[name] and 1 <= config[name] <= 1 << 31 for name in SHAPE):
+        raise XtoolError(f"{where}: the header's sizes {[config[name] for name in SHAPE]}")
+    sources = config.get("sources", {})
+    if not isinstance(sources, dict) or not all(isinstance(v, str) for v in sources.values()):
+        raise XtoolError(f"{where}: the header's `sources` must map names to digests")
 
 
 def read_run_file(path: Path, command: str, known: Iterable[str]) -> dict[str, Value]:
@@ -149,7 +157,7 @@ def read_run_file(path: Path, command: str, known: Iterable[str]) -> dict[str, V
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise XtoolError(f"{path}: {error.strerror}") from error
+        raise from_os(path, error) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise XtoolError(f"{path}: not TOML: {error}") from error
     table = tables.get(command, {})
@@ -164,11 +172,9 @@ def read_run_file(path: Path, command: str, known: Iterable[str]) -> dict[str, V
     return {key.replace("-", "_"): value for key, value in table.items()}
 
 
-def write_run_file(path: Path, command: str, values: Mapping[str, Value]) -> None:
-    """Write the dials that were used, as one TOML table; unset ones are left out."""
+def run_file_text(command: str, values: Mapping[str, Value]) -> str:
+    """The dials that were used, as one TOML table; unset ones are left out."""
     lines = [f"[{command}]"]
-    lines += [f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None]
-    try:
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise XtoolError(f"{path}: {error.strerror}") from error
+    kept = {key: value for key, value in values.items() if value is not None}
+    lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in kept.items()]
+    return "\n".join(lines) + "\n"

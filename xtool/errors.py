@@ -48,6 +48,12 @@ class Interrupted(XtoolError):
     exit_code = 130
 
 
+def from_os(where: object, error: OSError | ValueError) -> XtoolError:
+    """What the operating system says of a path, as one of our own errors."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return XtoolError(f"{where}: {reason.lower()}")
+
+
 def printable(text: str) -> str:
     """`text` with control characters escaped, so that a hostile file cannot drive the terminal."""
     return "".join(

@@ -5,14 +5,52 @@ spaces, ASCII only, no clock and no absolute path, so that the same work gives t
 """
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
 
 from xtool.errors import XtoolError
 from xtool.lineage import Step
 
 NO_DIGEST = "0" * 64
+
+
+Scalar = str | int | float | bool | None
+Count = Annotated[int, Field(strict=True, ge=0)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Progress(TypedDict, total=False):
+    """Steps, epochs and training FLOPs of the last run and of the whole lineage."""
+
+    steps: Count
+    epochs: Number
+    flops: Count
+    lineage_steps: Count
+    lineage_epochs: Number
+    lineage_flops: Count
+
+
+class Position(TypedDict):
+    """Where an unfinished run stands."""
+
+    step: Count
+    best: float | None
+    reached: bool
+    loss_sum: float
+    loss_count: Count
+
+
+class Training(TypedDict, total=False):
+    """How a model was trained; `position` stands in resume files alone."""
+
+    dials: dict[str, Scalar]
+    progress: Progress
+    position: Position
+    threads: Count
+    route: str
+    label: str
 
 
 class Header(BaseModel):
@@ -35,9 +73,17 @@ class Header(BaseModel):
     config: dict[str, Any] = {}
     task: dict[str, Any] = {}
     tokenizer: dict[str, Any] = {}
-    training: dict[str, Any] = {}
+    training: Training = {}
     lineage: list[Step] = []
     digest: str = Field(default=NO_DIGEST, pattern="^[0-9a-f]{64}$")
+
+    def inherited(self) -> Training:
+        """What a model cut or grown from this one keeps: its lineage's cost, not its label."""
+        kept = self.training.copy()
+        kept.pop("label", None)
+        if "progress" in kept:
+            kept["progress"] = {**kept["progress"], "steps": 0, "epochs": 0.0, "flops": 0}
+        return kept
 
     def canonical(self) -> str:
         """The header as canonical JSON."""
@@ -87,8 +133,14 @@ def read_header(text: str, where: str) -> Header:
             "it was written by another version of xtool",
         )
     try:
-        return Header.model_validate(value)
+        header = Header.model_validate(value)
+        canonical = header.canonical()
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "header"
         raise XtoolError(f"{where}: the header's `{place}`: {first['msg'].lower()}") from error
+    except ValueError as error:
+        raise XtoolError(f"{where}: the header holds a number that JSON has not") from error
+    if canonical != text:
+        raise XtoolError(f"{where}: the header is not canonical JSON", "it was edited by hand")
+    return header

@@ -68,12 +68,23 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share of `n`, which does not vanish at 0 or 1."""
+    z = critical(10**6)
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def p_value(differences: Sequence[float]) -> float:
-    """The two-sided paired t test: how often a difference this large comes by chance alone."""
+    """The two-sided paired t test: how often a difference this large comes by chance alone.
+
+    Never below 1e-6, where the expansion for many values is no longer exact.
+    """
     n = len(differences)
     if n < 2:
         return 1.0
     mean, spread = fmean(differences), stdev(differences)
     if spread == 0:
-        return 1.0 if mean == 0 else 0.0
-    return 1 - two_sided(abs(mean) / (spread / math.sqrt(n)), n - 1)
+        return 1.0 if mean == 0 else 1e-6
+    return max(1e-6, 1 - two_sided(abs(mean) / (spread / math.sqrt(n)), n - 1))

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import sys
 import warnings
 from collections.abc import Iterable
 from functools import lru_cache
@@ -33,6 +34,8 @@ def admit(path: str) -> str:
     own = Path(path)
     if own.suffix != ".py" or not own.is_file():
         raise UsageError(f"{path}: not a Python file", "own files end in `.py`")
+    if _admitted.get(own.name, own).resolve() != own.resolve():
+        raise UsageError(f"{path}: another file of that name was given: {_admitted[own.name]}")
     _admitted[own.name] = own
     return own.name
 
@@ -129,6 +132,7 @@ def _own_module(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise XtoolError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:

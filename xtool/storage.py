@@ -5,26 +5,23 @@ shapes but no tensors, so reading a header needs no torch. A file is never mappe
 file that is cut short while mapped kills the process), and never trusted: every rule of the format
 that the safetensors library leaves to the caller is checked here.
 
-Writing follows the sequence temporary file in the same folder, write, fsync, rename, fsync of the
-folder; whatever is killed in between leaves the old file whole.
+Files are written through `atomic`: whatever is killed in between leaves the old file whole.
 """
 
-import fcntl
 import json
 import os
-import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 from blake3 import blake3
 
-from xtool.errors import CheckFailed, XtoolError
+from xtool.atomic import replacing, require_space
+from xtool.errors import CheckFailed, XtoolError, from_os
 from xtool.header import NO_DIGEST, Header, read_header, strict_json
 
 BYTES = {
@@ -258,8 +255,7 @@ def _open_regular(path: Path) -> int:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise XtoolError(f"{path}: {reason.lower()}") from error
+        raise from_os(path, error) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise XtoolError(f"{path}: not a regular file", "give the path of a `.st` file")
@@ -297,75 +293,6 @@ def in_order(specs: Iterable[Spec]) -> list[Spec]:
     return sorted(specs, key=lambda one: (-BYTES[one.dtype], one.name))
 
 
-def require_writable(path: Path, force: bool = False) -> None:
-    """Fail before the long work when an output cannot be written.
-
-    Raises:
-        XtoolError: it exists and `force` is not set, it is not a regular file, or its folder is
-            missing or closed.
-    """
-    if not path.name or path.name.startswith("-"):
-        raise XtoolError(f"{path}: not a file name", "`-o` takes the path of a file to write")
-    if path.exists() or path.is_symlink():
-        if path.exists() and not path.is_file():
-            raise XtoolError(f"{path}: not a regular file", "choose another name with `-o`")
-        if not force:
-            raise XtoolError(f"{path}: already exists", "`--force` replaces it, `-o` names another")
-    folder = path.resolve().parent
-    if not folder.is_dir():
-        raise XtoolError(f"{path}: the folder `{folder.name}` does not exist", f"mkdir -p {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise XtoolError(f"{path}: the folder cannot be written to")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A temporary file that becomes `path` when the block ends well, and vanishes when it does not.
-
-    Yields:
-        the open file and its path; the caller may read it back before the block ends.
-    """
-    real = path.resolve()
-    _remove_stale(real)
-    temporary = real.with_name(f".{real.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with os.fdopen(fd, "w+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield file, temporary
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, real)
-        _sync_folder(real.parent)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise XtoolError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _remove_stale(real: Path) -> None:
-    """Remove what killed writers of this output left; a live writer holds its file's lock."""
-    prefix, suffix = f".{real.name}.", ".tmp"
-    for name in os.listdir(real.parent) if real.parent.is_dir() else []:
-        if not (
-            name.startswith(prefix) and name.endswith(suffix) and len(name) == len(prefix) + 12
-        ):
-            continue
-        with suppress(OSError), open(real.parent / name, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(real.parent / name)
-
-
 def write(
     path: Path,
     header: Header,
@@ -388,7 +315,7 @@ def write(
     ordered = in_order(specs)
     raw = _safetensors_header(header.model_copy(update={"digest": NO_DIGEST}), ordered)
     needed = 8 + len(raw) + sum(spec.size for spec in ordered)
-    _require_space(path, needed)
+    require_space(path, needed)
     hasher = blake3(max_threads=blake3.AUTO)
     with replacing(path) as (file, temporary):
         prefix = len(raw).to_bytes(8, "little") + raw
@@ -425,16 +352,3 @@ def _safetensors_header(header: Header, specs: Sequence[Spec]) -> bytes:
     if len(raw) > MAX_HEADER:
         raise XtoolError(f"the header would be {len(raw)} bytes, at most {MAX_HEADER} are read")
     return raw
-
-
-def _require_space(path: Path, needed: int) -> None:
-    try:
-        status = os.statvfs(path.resolve().parent)
-    except OSError as error:
-        raise XtoolError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    free = status.f_bavail * status.f_frsize
-    if needed > free:
-        raise XtoolError(
-            f"{path}: needs {needed / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free",
-            "make room, or name another disk with `-o`",
-        )

@@ -89,16 +89,21 @@ def fill(model: nn.Module, ours: Layout, reader: Reader) -> None:
     Raises:
         XtoolError: the file lacks a tensor of the model, or has one too many.
     """
+    require_names(model, ours, reader)
+    with torch.no_grad():
+        state = model.state_dict(keep_vars=True)
+        for name in stored_names(model, ours):
+            state[name].copy_(reader.tensor(name))
+
+
+def require_names(model: nn.Module, ours: Layout, reader: Reader) -> None:
+    """Raise XtoolError unless a file has the tensors of a model, and no other."""
     wanted, found = set(stored_names(model, ours)), set(reader.names)
-    where = str(reader.source.path)
     if wanted != found:
         missing, extra = sorted(wanted - found), sorted(found - wanted)
         what = f"lacks tensor `{missing[0]}`" if missing else f"has an unknown tensor `{extra[0]}`"
+        where = str(reader.source.path)
         raise XtoolError(f"{where}: {what}", f"{len(missing)} missing, {len(extra)} unknown")
-    with torch.no_grad():
-        for name, place in model.state_dict(keep_vars=True).items():
-            if name in wanted:
-                place.copy_(reader.tensor(name))
 
 
 def start(model: nn.Module, ours: Layout, seed: int) -> None:
@@ -131,6 +136,8 @@ def read_model(path: Path) -> tuple[Header, Layout, nn.Module]:
         reader = model_reader(source)
         header = source.require_header("model")
         ours = layout(header.config)
+        with torch.device("meta"):
+            require_names(build(header.config), ours, reader)
         model = build(header.config).to(reader.dtype(reader.names[0]))
         fill(model, ours, reader)
     return header, ours, model

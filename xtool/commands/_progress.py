@@ -10,8 +10,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from xtool.averages import BASELINES
 from xtool.commands._ui import Notes
-from xtool.rows import BASELINES, Row, short
+from xtool.rows import Row, short
 
 
 class ProgressBar:

@@ -7,13 +7,14 @@ from typing import Any
 
 from xtool import registry
 from xtool.archs import count
+from xtool.atomic import require_writable
 from xtool.commands._ui import Notes
 from xtool.config import check_model, model_options, options, resolve
-from xtool.dataset import find_data, read_dataset
+from xtool.dataset import find_data
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
-from xtool.storage import Source, require_writable
-from xtool.tasks import make_data
+from xtool.storage import Source
+from xtool.tasks import make_data, open_data
 from xtool.training.dials import REPORT, RESULT
 from xtool.training.journal import state_path
 from xtool.training.run import Run
@@ -41,9 +42,10 @@ class Asked:
         return next((v[name] for _, v in self.layers if v.get(name) is not None), None)
 
     def used(self, run: Run) -> dict[str, Any]:
-        """The architecture's dials of a run."""
-        arch, attention = run.config["arch"], run.config.get("attention")
-        return {dial.name: run.config[dial.name] for dial in model_options(arch, attention)}
+        """The architecture's dials of a run, but for the derived ones that nobody set."""
+        dials = model_options(run.config["arch"], run.config.get("attention"))
+        said = [d for d in dials if d.default is not None or self.dial(d.name) is not None]
+        return {dial.name: run.config[dial.name] for dial in said}
 
     def params(self, run: Run) -> int:
         """The model's parameters."""
@@ -59,7 +61,7 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
     """
     parent = _header(asked.parent) if asked.parent else None
     data_path = asked.data or _default_data(asked, parent, notes)
-    data = read_dataset(data_path)
+    data = open_data(data_path)
     arch = parent.config["arch"] if parent else asked.arch or "gpt"
     if parent and asked.arch and asked.arch != arch:
         raise UsageError(f"`--arch {asked.arch}`: the model given with `--from` is a {arch}")
@@ -71,12 +73,18 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
         require_writable(out)
     task_dials = registry.literal("tasks", str(data.header.task["name"]), "DEFAULTS", {})
     if parent:
-        given = {
-            o.name: asked.dial(o.name) for o in model_options(arch, parent.config["attention"])
-        }
+        declared = model_options(arch, parent.config.get("attention"))
+        given = {d.name: d.parse(asked.dial(d.name), "the run file or flag") for d in declared}
         config = trained_config(parent.config, given)
     elif saved:
         config = dict(saved.config)
+        for dial in model_options(str(config["arch"]), config.get("attention")):
+            if asked.dial(dial.name) not in (None, config[dial.name]):
+                raise XtoolError(
+                    f"{state_path(out)}: is of another run: `{dial.name}` is {config[dial.name]} "
+                    f"there, {asked.dial(dial.name)} here",
+                    "give the same flags with `--resume`, or `--force` to start over",
+                )
     else:
         ready = preset(arch, asked.preset, asked.dial("d_model"))
         layers = [*asked.layers, ("preset", ready), ("task", task_dials)]

@@ -37,8 +37,8 @@ def verdict(path: Path) -> str:
     """
     from xtool.archs import read_model
     from xtool.checkpoint import Reader
-    from xtool.dataset import read_dataset
     from xtool.storage import Source
+    from xtool.tasks import open_data
 
     with Source(path) as source:
         header = source.require_header()
@@ -49,5 +49,5 @@ def verdict(path: Path) -> str:
     if header.kind == "model":
         read_model(path)
     if header.kind == "data":
-        read_dataset(path)
+        open_data(path)
     return f"{header.kind}, {len(reader.names)} tensors, digest {header.digest[:16]}"

@@ -64,6 +64,7 @@ def evaluate(
     verbose: Verbose = False,
 ) -> None:
     """Evaluate models; rows go to standard output."""
+    from xtool import averages
     from xtool import rows as tables
     from xtool.errors import UsageError, unknown
     from xtool.evaluation.models import Evaluator
@@ -85,12 +86,12 @@ def evaluate(
         notes.detail(f"evaluating {path}")
         rows += evaluator.rows(path, name, against)
     rows = tables.select(rows, where or [])
-    rows = tables.average(rows, over) if over else rows
+    rows = averages.average(rows, over) if over else rows
     shape = form or ("table" if sys.stdout.isatty() else "csv")
     if pivot is None:
         write_stdout(tables.render(rows, shape))
         return
-    lines, columns = tables.pivot(rows, *pivot)
+    lines, columns = averages.pivot(rows, *pivot)
     if shape in ("table", "markdown"):
         write_stdout(tables.to_table(lines, columns, markdown=shape == "markdown"))
     else:

@@ -73,10 +73,11 @@ def grow(
     **dials: Any,
 ) -> None:
     """Grow models; their paths go to standard output, the proof to standard error."""
+    from xtool.atomic import require_writable
     from xtool.checkpoint import Reader, model_reader
     from xtool.commands._resize import changes, target
     from xtool.errors import UsageError
-    from xtool.storage import Source, require_writable
+    from xtool.storage import Source
     from xtool.surgery.grow import Plan, plan
     from xtool.surgery.grow import grow as grow_file
 

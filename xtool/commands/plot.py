@@ -48,8 +48,8 @@ def plot(
 ) -> None:
     """Plot rows; the picture's path goes to standard output."""
     from xtool import rows as tables
+    from xtool.atomic import require_writable
     from xtool.errors import XtoolError
-    from xtool.storage import require_writable
 
     notes = Notes(quiet, verbose)
     name = entry("plots", kind)
@@ -72,11 +72,11 @@ def plot(
 
 
 def _read(path: Path) -> str:
-    from xtool.errors import XtoolError
+    from xtool.errors import XtoolError, from_os
 
     if path.exists() and not path.is_file():
         raise XtoolError(f"{path}: not a regular file", "give a file of rows, or - for a pipe")
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise XtoolError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise from_os(path, error) from error

@@ -52,8 +52,8 @@ def prepare(
     **dials: Any,
 ) -> None:
     """Prepare a task's data file from a corpus; its path goes to standard output."""
+    from xtool.atomic import require_writable
     from xtool.errors import UsageError
-    from xtool.storage import require_writable
     from xtool.tasks import make_data
 
     notes = Notes(quiet, verbose)

@@ -26,17 +26,17 @@ def sample(
     import torch
 
     from xtool.archs import read_model
-    from xtool.dataset import find_data, read_dataset
+    from xtool.dataset import find_data
     from xtool.evaluation.score import predict
     from xtool.seeds import derive
-    from xtool.tasks import task_of
+    from xtool.tasks import open_data, task_of
     from xtool.training.setup import require_fit
 
     for path in own or ():
         registry.admit(str(path))
     place = one_path(model)
     header, _, built = read_model(place)
-    found = read_dataset(data or find_data(header, [place.parent, Path.cwd()]))
+    found = open_data(data or find_data(header, [place.parent, Path.cwd()]))
     require_fit(header.config, found.header, str(place))
     chosen = found.split(split)
     generator = torch.Generator().manual_seed(derive(seed, "sample"))

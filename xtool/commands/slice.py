@@ -30,9 +30,9 @@ def slice_(
     **dials: Any,
 ) -> None:
     """Slice models along their axes; their paths go to standard output."""
+    from xtool.atomic import require_writable
     from xtool.commands._resize import changes, target
     from xtool.errors import UsageError
-    from xtool.storage import require_writable
     from xtool.surgery.slice import slice_model
 
     notes = Notes(quiet, verbose)

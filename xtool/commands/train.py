@@ -20,7 +20,7 @@ from xtool.commands._ui import (
     one_path,
     write_stdout,
 )
-from xtool.config import Option, model_options, resolve, write_run_file
+from xtool.config import Option, model_options, resolve, run_file_text
 from xtool.training.dials import REPORT, RESULT
 
 CHOICE = [Option("arch", "text", "gpt", ""), Option("preset", "text", None, "")]
@@ -42,7 +42,10 @@ def _arch_of(path: str | None) -> str | None:
 
     try:
         with Source(Path(path)) as source:
-            return known("archs", str(source.require_header().config.get("arch")))
+            arch = str(source.require_header().config.get("arch"))
+            return (
+                arch if arch in registry.names("archs") else None
+            )  # a header's path is never read
     except XtoolError:
         return None
 
@@ -96,10 +99,10 @@ def train(
     **dials: Any,
 ) -> None:
     """Train a model; its path goes to standard output, its rows to NAME.rows.jsonl."""
+    from xtool.atomic import replacing, require_writable
     from xtool.commands._progress import ProgressBar
     from xtool.commands._train import Asked, plan_run
-    from xtool.storage import require_writable
-    from xtool.training.journal import state_path
+    from xtool.training.journal import best_path, rows_path, state_path
     from xtool.training.loop import train as train_run
 
     notes = Notes(quiet, verbose)
@@ -126,7 +129,10 @@ def train(
     run, going_on = plan_run(asked, notes)
     if save_config:
         values = {"arch": run.config["arch"], **asked.used(run), **run.dials}
-        write_run_file(save_config, "train", values)
+        require_writable(save_config, force)
+        if not dry_run:
+            with replacing(save_config) as (file, _):
+                file.write(run_file_text("train", values).encode())
     total = run.total_steps
     notes.say(
         f"{run.config['arch']}: {asked.params(run):,} parameters, {total:,} steps of "
@@ -139,6 +145,9 @@ def train(
         return
     require_writable(run.out, force or going_on)
     require_writable(state_path(run.out), force or going_on)
+    require_writable(rows_path(run.out), force or going_on)
+    if run.dials["keep_best"]:
+        require_writable(best_path(run.out), force or going_on)
     with ProgressBar(total, run.position.step, notes) as bar:
         digest = train_run(run, bar, resume=going_on)
     notes.detail(f"digest {digest}")

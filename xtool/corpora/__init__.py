@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from xtool import registry
-from xtool.errors import XtoolError, unknown
+from xtool.errors import XtoolError, from_os, unknown
 
 MAX_BYTES = 1 << 30
 
@@ -85,7 +85,7 @@ def _read_file(path: Path) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise XtoolError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise from_os(path, error) from error
     with os.fdopen(fd, "rb") as file:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

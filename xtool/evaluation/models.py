@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from xtool.archs import count, read_model
-from xtool.dataset import Dataset, find_data, read_dataset
+from xtool.dataset import Dataset, find_data
 from xtool.errors import XtoolError
 from xtool.evaluation.score import columns_of_model, score_rows, scores
 from xtool.header import Header
 from xtool.intervals import estimate, p_value
 from xtool.rows import Row, read, row
-from xtool.tasks import task_of
+from xtool.tasks import open_data, task_of
 
 
 class Evaluator:
@@ -61,7 +61,7 @@ class Evaluator:
         header, _, model = read_model(path)
         data_path = data_path or self._data_path(header, path)
         if data_path not in self._read:
-            self._read[data_path] = read_dataset(data_path)
+            self._read[data_path] = open_data(data_path)
         data = self._read[data_path]
         task = task_of(header, str(path))
         for name, needed in vars(task.shape(data.header)).items():

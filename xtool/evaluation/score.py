@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float64, Integer
 from torch import Tensor, nn
 
+from xtool.averages import bounded
 from xtool.dataset import Split
 from xtool.header import Header
 from xtool.intervals import estimate
-from xtool.rows import Row, bounded, row
+from xtool.rows import Row, row
 from xtool.tasks import Task
 
 BATCH = 1024

@@ -2,8 +2,9 @@
 
 A linear weight is uniform in +-1/sqrt(fan-in), the default of PyTorch's `nn.Linear`, whose spread
 1/sqrt(3 fan-in) is also GPT-2's 0.02 at its width; what writes the residual stream inside a layer
-is divided by sqrt(n_layers) after Radford et al. (2019). Embeddings are normal with spread 1, or
-1/sqrt(3 d_model) where a tied head reads them too. Gains are 1, biases 0.
+is divided by sqrt(n_layers), a little less than the sqrt(2 n_layers) of Radford et al. (2019).
+Embeddings are normal with spread 1, or 1/sqrt(3 d_model) where a tied head reads them too. Gains
+are 1, biases 0.
 
 Values depend on (seed, name, row block) only, so any range of rows can be drawn by itself.
 """

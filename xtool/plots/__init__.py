@@ -30,7 +30,10 @@ class Request:
 
 
 class Plot(Protocol):
-    """What a file in this folder ends with, as `ENTRY`; it also declares literals `X` and `BY`."""
+    """What a file in this folder ends with, as `ENTRY`; it also declares literals `X` and `BY`.
+
+    `LAST` says that only the last evaluation of a run is meant.
+    """
 
     def __call__(self, axes: "Axes", request: Request) -> None:
         """Draw onto empty axes; whoever calls sets title, size and file."""

@@ -6,18 +6,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from xtool import registry
+from xtool.atomic import replacing
+from xtool.averages import BASELINES
 from xtool.errors import UsageError, XtoolError, unknown
 from xtool.plots import Plot, Request
-from xtool.rows import BASELINES, Row, require_column
-from xtool.storage import replacing
+from xtool.rows import Row, require_column
 
 FORMATS = ("png", "svg", "pdf", "html")
 # Okabe and Ito (2008): told apart with every kind of colour vision; markers differ too.
@@ -63,8 +60,20 @@ def request(
             f"the rows hold several splits: {', '.join(splits)}",
             f"choose one with `--where split={splits[0]}`, or tell them apart with `--by split`",
         )
+    if registry.literal("plots", kind, "LAST", False) and x not in ("step", "epoch"):
+        chosen = last(chosen)
     base = [one for one in rows if one["metric"] in BASELINES and y == "accuracy"]
     return Request(chosen, x, y, by, base)
+
+
+def last(rows: Sequence[Row]) -> list[Row]:
+    """Of each run, told apart by label, seed and split, the rows of the latest step alone."""
+    run = ("label", "seed", "replica", "split")
+    latest: dict[tuple[object, ...], int] = {}
+    for one in rows:
+        key = tuple(one.get(name) for name in run)
+        latest[key] = max(latest.get(key, 0), int(one.get("step") or 0))
+    return [r for r in rows if int(r.get("step") or 0) == latest[tuple(r.get(n) for n in run)]]
 
 
 def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
@@ -89,7 +98,7 @@ def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
             axes.set_title(title)
         handles, labels = axes.get_legend_handles_labels()
         if labels and (len(labels) > 1 or asked.baseline):
-            axes.legend(handles, labels, frameon=False)
+            figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=4)
         picture = _bytes(figure, form, title or f"{asked.y} by {asked.x}")
     with replacing(out) as (file, _):
         file.write(picture)

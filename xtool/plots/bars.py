@@ -2,15 +2,17 @@
 
 from typing import TYPE_CHECKING
 
+from xtool.averages import summarise
 from xtool.plots import Plot, Request
 from xtool.plots._draw import COLOURS
-from xtool.rows import short, summarise
+from xtool.rows import short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 X = "label"
 BY = None
+LAST = True
 
 
 def bars(axes: "Axes", request: Request) -> None:
@@ -50,6 +52,7 @@ def bars(axes: "Axes", request: Request) -> None:
         rotation=30 if turned else 0,
         ha="right" if turned else "center",
     )
+    axes.set_xlim(-0.75, max(len(groups) - 0.25, 1.75))
     axes.grid(axis="x", visible=False)
     axes.set_xlabel("" if request.x == "label" else request.x.replace("_", " "))
 

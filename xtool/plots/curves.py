@@ -2,18 +2,18 @@
 
 from typing import TYPE_CHECKING
 
+from xtool.averages import summarise
 from xtool.errors import UsageError
 from xtool.plots import Plot, Request
 from xtool.plots._draw import COLOURS, MARKERS
-from xtool.rows import summarise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 X = "lineage_epoch"
 BY = "label"
-UNITS = {"flops": "training FLOPs", "lineage_flops": "training FLOPs, small model included"}
-UNITS |= {"lineage_epoch": "epochs, small model included", "seconds": "training seconds"}
+UNITS = {"flops": "training FLOPs", "lineage_flops": "training FLOPs over the lineage"}
+UNITS |= {"lineage_epoch": "epochs over the lineage", "seconds": "training seconds"}
 
 
 def curves(axes: "Axes", request: Request) -> None:

@@ -1,7 +1,7 @@
 """Growing: a small trained model becomes a larger one by an operator, streamed and proved.
 
-A new layer begins as the identity: a copy of the last one whose writers to the residual stream are
-zero, so that depth keeps the function whatever the operator does with the widths.
+Under an exact operator a new layer begins as the identity: a copy of the last one whose writers to
+the residual stream are zero. Under another it is what the operator makes of the last one.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,9 +50,9 @@ class Plan:
         return grown_names(self.growth.reader.names, self.growth.old, self.growth.new)
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows of a grown tensor; in a new layer what writes the residual stream is zero."""
+        """Rows of a grown tensor; an exact operator's new layers write nothing yet."""
         growth = self.growth
-        if growth.source(name) != name and growth.writes_residual(name):
+        if self.exact and growth.source(name) != name and growth.writes_residual(name):
             return torch.zeros(stop - start, *growth.new.shape(name)[1:])
         return self.operator.rows(growth, name, start, stop)
 
@@ -64,6 +64,8 @@ def promise(method: str) -> str:
 
 def grown_names(names: list[str], old: Layout, new: Layout) -> list[str]:
     """The stored tensors of the grown model: the old, and the last layer's for each new one."""
+    if "n_layers" not in old.config:
+        return names
     last = old.size("n_layers") - 1
     extra = [
         name.replace(f".{last}.", f".{layer}.", 1)
@@ -99,6 +101,8 @@ def plan(
                 "model larger",
                 "to make it smaller use `xtool slice`",
             )
+    if not changed(config, resized(config, changes, keep_heads=True)):
+        raise UsageError("nothing to grow: every size is already as asked", "give a larger `--to`")
     if method != "auto":
         return _plan_one(reader, changes, method, dials, seed)
     reasons = []
@@ -117,8 +121,6 @@ def _plan_one(
     old = reader.layout
     operator: Operator = registry.load("surgery/operators", method)
     new_config = resized(old.config, changes, keep_heads=True)
-    if not changed(old.config, new_config):
-        raise UsageError("nothing to grow: every size is already as asked", "give a larger `--to`")
     for name in WIDTHS:
         if (new_config.get(name) or 0) < (old.config.get(name) or 0):
             raise UsageError(f"`{name}` would shrink from {old.config[name]} to {new_config[name]}")
@@ -161,14 +163,11 @@ def grow(path: Path, out: Path, make_plan: Callable[[Reader], Plan]) -> tuple[Pl
         sizes = {n: growth.new.config[n] for n in WIDTHS if growth.new.config.get(n)}
         options = {"method": chosen.method, **sizes, **growth.dials}
         done = step("grow", options, {"model": header.digest}, growth.seed)
-        training = {k: v for k, v in header.training.items() if k != "label"}
-        progress = dict(training.get("progress", {}))
-        progress |= {name: 0 for name in ("steps", "epochs", "flops") if name in progress}
         new_header = header.model_copy(
             update={
                 "config": dict(growth.new.config),
                 "lineage": [*header.lineage, done],
-                "training": training | ({"progress": progress} if progress else {}),
+                "training": header.inherited(),
             }
         )
         found: list[Proof] = []

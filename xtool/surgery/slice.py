@@ -55,7 +55,11 @@ def slice_model(path: Path, out: Path, changes: Mapping[str, int]) -> tuple[list
         sizes = {name: config[name] for name in WIDTHS if config.get(name)}
         done = step("slice", sizes, {"model": header.digest}, 0)
         new_header = header.model_copy(
-            update={"config": config, "lineage": [*header.lineage, done]}
+            update={
+                "config": config,
+                "lineage": [*header.lineage, done],
+                "training": header.inherited(),
+            }
         )
         digest = save_streamed(
             out, new_header, specs, rows, lambda temporary: _prove(reader, old, new, temporary)

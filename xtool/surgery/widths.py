@@ -38,21 +38,24 @@ def resized(
         if changes[name] < 1:
             raise UsageError(f"`{name}` is {changes[name]}, it must be at least 1")
     new = dict(config)
-    ratio = Fraction(changes.get("d_model", config["d_model"]), config["d_model"])
+    width = config.get("d_model", 1)
+    ratio = Fraction(changes.get("d_model", width), width)
     rounded = ceil if ratio > 1 else floor
     for name in RATIO:
         if config.get(name):
             new[name] = max(1, rounded(config[name] * ratio))
-    heads = config["n_heads"] * ratio
-    if config["n_heads"] == 1:
+    heads = config.get("n_heads", 1) * ratio
+    if "n_heads" not in config or "n_heads" in changes:
+        pass
+    elif config["n_heads"] == 1:
         for name in ("d_head", "d_value"):
             new[name] = max(1, rounded(config[name] * ratio))
     elif heads.denominator == 1 and heads >= 1:
         new["n_heads"] = int(heads)
-    elif not keep_heads and not {"n_heads", "d_head"} & set(changes):
+    elif not keep_heads and "d_head" not in changes:
         raise _heads_do_not_fit(config, changes["d_model"])
     new |= changes
-    if "d_head" in changes and "d_value" not in changes:
+    if "d_head" in changes and "d_value" not in changes and "d_value" in config:
         scaled = Fraction(changes["d_head"], config["d_head"]) * config["d_value"]
         new["d_value"] = max(1, rounded(scaled))
     return new

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xtool import registry
 from xtool.corpora import Text, read_corpus
-from xtool.dataset import Split, write_dataset
+from xtool.dataset import Dataset, Split, read_dataset, write_dataset
 from xtool.errors import XtoolError
 from xtool.header import Header
 from xtool.lineage import step
@@ -86,6 +86,30 @@ def task_of(header: Header, where: str) -> Task:
         raise XtoolError(f"{where}: the header names no task")
     task: Task = registry.load("tasks", str(header.task["name"]))
     return task
+
+
+def open_data(path: Path) -> Dataset:
+    """Read a data file whose examples are what its task says.
+
+    Raises:
+        XtoolError: unreadable, of another length than the task's, not whole numbers, or a symbol or
+            class outside the task's range.
+        CheckFailed: its digest does not match.
+    """
+    data = read_dataset(path)
+    shape = task_of(data.header, str(path)).shape(data.header)
+    for name, split in data.splits.items():
+        for part, tensor, classes in (
+            ("inputs", split.inputs, shape.vocab_size),
+            ("targets", split.targets, shape.n_outputs),
+        ):
+            where = f"{path}: `{name}.{part}`"
+            if tensor.ndim != 2 or tensor.shape[1] != shape.context or tensor.is_floating_point():
+                raise XtoolError(f"{where} is not N x {shape.context} whole numbers")
+            low, high = int(tensor.min()), int(tensor.max())
+            if low < 0 or high >= classes:
+                raise XtoolError(f"{where} holds {low} to {high}, the task has 0 to {classes - 1}")
+    return data
 
 
 def make_data(

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from xtool.corpora import Text
 from xtool.corpora._normalise import ALPHABET, normalise, pieces
 from xtool.dataset import Split
-from xtool.errors import UsageError, XtoolError
+from xtool.errors import UsageError, XtoolError, from_os
 from xtool.header import Header
 from xtool.tasks import Prepared, Shape, Task
 from xtool.tokenizers.char import CharTokenizer
@@ -46,7 +46,7 @@ class Counting:
     metrics: tuple[str, ...] = ("accuracy", "loss")
 
     def prepare(self, text: Text, dials: Mapping[str, Any], seed: int) -> Prepared:
-        """Strings from the normalised text; each paragraph goes to one split, no string to two.
+        """Strings from the normalised text; each paragraph, or piece of a long one, has one split.
 
         Raises:
             UsageError: a size below 1, or more than 255 characters or counts.
@@ -60,7 +60,7 @@ class Counting:
             raise XtoolError(
                 f"{text.name}: gives {total} different strings of {dials['length']} characters, "
                 f"{sum(wanted.values())} are asked for",
-                "lower `--train-size`, or use a larger corpus such as `builtin-large`",
+                "lower `--train-size`, `--dev-size` and `--test-size`, or use a larger corpus",
             )
         return _prepared(found, dials)
 
@@ -76,8 +76,11 @@ class Counting:
 
     def shape(self, header: Header) -> Shape:
         """27 symbols, `length` positions, `cap` + 1 classes."""
-        task = header.task
-        return Shape(len(header.tokenizer["alphabet"]), task["length"], task["cap"] + 1)
+        alphabet = header.tokenizer.get("alphabet")
+        length, cap = header.task.get("length"), header.task.get("cap")
+        if not isinstance(alphabet, str) or not isinstance(length, int) or not isinstance(cap, int):
+            raise XtoolError("the header's counting task lacks its alphabet, length or cap")
+        return Shape(len(alphabet), length, cap + 1)
 
     def loss(
         self, logits: Float[Tensor, "B T C"], targets: Integer[Tensor, "B T"]
@@ -151,7 +154,7 @@ def _read_lines(path: Path, length: int) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise XtoolError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise from_os(path, error) from error
     except UnicodeDecodeError as error:
         raise XtoolError(f"{path}: not UTF-8 text: byte {error.start}") from error
     lines = lines[:-1] if lines[-1] == "" else lines

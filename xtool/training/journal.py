@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from xtool.errors import XtoolError
+from xtool.errors import XtoolError, from_os
 from xtool.rows import Row, to_jsonl
 
 
@@ -28,9 +28,9 @@ class Journal:
         self.path = path
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
-            self._file = os.fdopen(fd, "r+", encoding="utf-8")
+            self._file = os.fdopen(fd, "r+b")
         except OSError as error:
-            raise XtoolError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+            raise from_os(path, error) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -42,19 +42,22 @@ class Journal:
         self.kept = self._cut(keep)
 
     def _cut(self, keep: int | None) -> list[Row]:
-        """Rows up to step `keep`; a line that was cut short by a kill counts as absent."""
+        """Rows up to step `keep`: they come first, and what follows them is cut off in place."""
         kept: list[Row] = []
-        for line in self._file if keep is not None else ():
+        end = 0
+        lines = self._file.readlines() if keep is not None else []
+        for line in lines:
             try:
                 one = json.loads(line)
             except ValueError:
                 break
-            if one["step"] <= keep and not one.get("digest"):
-                kept.append(one)
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(to_jsonl(kept))
-        self._file.flush()
+            whole = isinstance(one, dict) and isinstance(one.get("step"), int)
+            if not whole or one["step"] > keep or one.get("digest"):
+                break
+            kept.append(one)
+            end += len(line)
+        self._file.truncate(end)
+        self._file.seek(end)
         return kept
 
     @property
@@ -64,7 +67,7 @@ class Journal:
 
     def write(self, rows: list[Row]) -> None:
         """Append rows; they are on the way to the disk when this returns."""
-        self._file.write(to_jsonl(rows))
+        self._file.write(to_jsonl(rows).encode())
         self._file.flush()
 
     def close(self) -> None:

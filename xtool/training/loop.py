@@ -64,15 +64,15 @@ class _Loop:
         run, at = self.run, self.run.position
         total = run.total_steps
         try:
-            if at.step == 0:
-                self._evaluate()
             with StopRequest() as stop:
+                if at.step == 0:
+                    self._evaluate()
                 while at.step < total:
                     if stop.asked is not None:
                         raise self._interrupted()
                     self._step(total)
                     self._look(total)
-            return self._finish()
+                return self._finish()
         finally:
             self.journal.close()
 
@@ -82,7 +82,7 @@ class _Loop:
         factor = lr_factor(dials["schedule"], step, total, dials["warmup"])
         for group in self.optimizer.param_groups:
             group["lr"] = dials["lr"] * factor
-        torch.manual_seed(derive(dials["seed"], "step", step))
+        torch.manual_seed(derive(dials["seed"], "step", run.steps_before + step))
         run.model.train()
         batch = self._batch(step)
         logits = run.model(self.inputs[batch])  # (B, T, C)
@@ -99,8 +99,9 @@ class _Loop:
         """The examples of a step, (B,): a slice of the epoch's order."""
         epoch, place = divmod(step, self.run.steps_per_epoch)
         if self.order[0] != epoch:
+            seed = self.run.dials["seed"]
             generator = torch.Generator().manual_seed(
-                derive(self.run.dials["seed"], "order", epoch)
+                derive(seed, "order", self.run.steps_before, epoch)
             )
             order = torch.randperm(len(self.inputs), generator=generator)
             self.order = (epoch, order.to(self.device))
@@ -190,8 +191,9 @@ class _Loop:
     def _finish(self) -> str:
         """The model, its last rows under its digest, and no more state than was asked for."""
         run, at = self.run, self.run.position
-        if run.dials["keep_state"]:
-            self._save_state()
+        if run.dials["reach"] and not at.reached:
+            self.listener.note(f"`--reach {run.dials['reach']}` was not reached")
+        self._save_state()
         digest = save_model(run, run.out, at.step)
         base = columns_of_model(run.header("model", at.step), self.params)
         seconds = round(time.monotonic() - self.began, 3)

@@ -4,13 +4,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from torch import nn
 
 from xtool.axes import Layout
 from xtool.dataset import Dataset
-from xtool.header import Header
+from xtool.header import Header, Training
 from xtool.lineage import Step
 from xtool.rows import Row
 from xtool.tasks import Task
@@ -79,6 +79,11 @@ class Run:
         return math.ceil(len(self.data.split("train")) / int(self.dials["batch_size"]))
 
     @property
+    def steps_before(self) -> int:
+        """Steps of the lineage so far; a run that goes on draws anew, it does not repeat."""
+        return int(self.before.get("lineage_steps", 0))
+
+    @property
     def total_steps(self) -> int:
         """Where the run ends: by steps, else epochs, and never beyond the budget of FLOPs."""
         dials = self.dials
@@ -111,15 +116,16 @@ class Run:
 
     def header(self, kind: Literal["model", "resume"], step: int) -> Header:
         """The header of a model or resume file written after `step` steps."""
-        training: dict[str, Any] = {
+        training: Training = {
             "dials": {k: v for k, v in self.dials.items() if k not in NOT_IN_FILES},
-            "progress": self.progress(step),
+            "progress": cast(Any, self.progress(step)),
             "threads": self.threads,
+            "route": "torch",
         }
         if self.dials.get("label"):
             training["label"] = self.dials["label"]
         if kind == "resume":
-            training["position"] = vars(self.position)
+            training["position"] = cast(Any, vars(self.position))
         return Header(
             kind=kind,
             config=dict(self.config),

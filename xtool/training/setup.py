@@ -133,7 +133,8 @@ def set_up(
     check_dials(dials, data)
     ours = layout(config)
     model = build(config).to(DTYPES[dials["precision"]])
-    inputs, before, steps = {"data": data.header.digest}, {}, list(data.header.lineage)
+    inputs, steps = {"data": data.header.digest}, list(data.header.lineage)
+    before: Mapping[str, Any] = {}
     if parent is None:
         start(model, ours, dials["seed"])
     else:

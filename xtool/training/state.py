@@ -7,7 +7,7 @@ number. There is no random state to keep: every draw is seeded by its purpose an
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xtool.archs import stored_names
 from xtool.checkpoint import load, save
@@ -31,16 +31,11 @@ def save_model(run: Run, path: Path, step: int) -> str:
 def save_state(run: Run, path: Path, optimizer: torch.optim.Optimizer) -> None:
     """Write what `load_state` needs to go on."""
     tensors = {f"model/{name}": tensor for name, tensor in model_tensors(run).items()}
-    for name, parameter in trained(run.model):
+    for name, parameter in run.model.named_parameters():
         for moment in MOMENTS:
             if moment in optimizer.state[parameter]:
                 tensors[f"optimizer/{name}/{moment}"] = optimizer.state[parameter][moment]
     save(path, run.header("resume", run.position.step), tensors)
-
-
-def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The parameters, a tied one once, under its stored name."""
-    return list(model.named_parameters())
 
 
 def load_state(run: Run, path: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -59,7 +54,9 @@ def load_state(run: Run, path: Path, optimizer: torch.optim.Optimizer) -> None:
     with torch.no_grad():
         for name in wanted:
             state[name.removeprefix("model/")].copy_(tensors[name])
-        for name, parameter in trained(run.model) if position.step else ():
+        for name, parameter in run.model.named_parameters():
+            if not position.step:
+                break
             moments = {m: tensors.get(f"optimizer/{name}/{m}") for m in MOMENTS}
             if any(
                 moment is None or moment.shape != parameter.shape for moment in moments.values()
@@ -78,6 +75,16 @@ def require_same_run(run: Run, path: Path) -> None:
     with Source(path) as source:
         header = source.require_header("resume")
     theirs, ours = header.lineage[-1], run.lineage[-1]
+    for name, was, now in (
+        ("seed", theirs.seed, ours.seed),
+        ("version", theirs.version, ours.version),
+        ("threads", header.training.get("threads"), run.threads),
+    ):
+        if was != now:
+            raise XtoolError(
+                f"{path}: is of another run: `{name}` is {was} there, {now} here",
+                "give the same flags with `--resume`, or `--force` to start over",
+            )
     for name in sorted(set(theirs.options) | set(ours.options)):
         if theirs.options.get(name) != ours.options.get(name):
             raise XtoolError(

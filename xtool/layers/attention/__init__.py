@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import nn
 
 
 @runtime_checkable
@@ -42,6 +42,3 @@ class Attention(Protocol):
 
     def flops(self, config: Any, context: int) -> int:
         """Floating-point operations of a forward pass over one example, multiply and add apart."""
-
-
-__all__ = ["Attention", "AttentionConfig", "Tensor"]

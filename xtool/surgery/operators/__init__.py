@@ -34,9 +34,10 @@ class Growth:
 
     def source(self, name: str) -> str:
         """The old tensor behind a new one; a new layer is made from the last old one."""
-        layer, last = self.new.layer(name), self.old.size("n_layers") - 1
-        if layer is None or layer <= last:
+        layer = self.new.layer(name)
+        if layer is None or layer < self.old.size("n_layers"):
             return name
+        last = self.old.size("n_layers") - 1
         return name.replace(f".{layer}.", f".{last}.", 1)
 
     def maps(self, name: str, along: Along) -> list[Tensor]:

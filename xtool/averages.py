@@ -1,0 +1,132 @@
+"""Averages of rows: over seeds, with an interval, and results tables."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from xtool.errors import UsageError
+from xtool.intervals import Estimate, estimate, wilson
+from xtool.rows import Row, require_column, row, short
+
+BASELINES = ("majority",)
+FRACTIONS = ("accuracy", *BASELINES)
+
+
+def bounded(metric: str, found: Estimate) -> Estimate:
+    """An estimate whose interval stays within 0 and 1 where the metric does."""
+    if metric not in FRACTIONS or found.low is None or found.high is None:
+        return found
+    if found.low == found.high and found.value in (0.0, 1.0):
+        least = wilson(found.value, found.n)
+        return Estimate(found.value, *least, found.n)
+    return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0), found.n)
+
+
+def summarise(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], Estimate]:
+    """Mean and interval for each combination of `keys`, in the order of first appearance.
+
+    Several rows of one cell (seeds, replicas) give a t interval over them; a single row keeps the
+    interval that it came with.
+    """
+    cells: dict[tuple[Any, ...], list[Row]] = {}
+    for one in rows:
+        cells.setdefault(tuple(one.get(key) for key in keys), []).append(one)
+    for found in cells.values():
+        for name in ("arch", "task", "split", "metric"):
+            values = sorted({str(one.get(name)) for one in found})
+            if len(values) > 1:
+                raise UsageError(
+                    f"rows with `{name}` {' and '.join(values)} would be averaged as one",
+                    f"choose one with `--where {name}={values[0]}`",
+                )
+    return {key: _estimate(found) for key, found in cells.items()}
+
+
+def _estimate(rows: list[Row]) -> Estimate:
+    if len(rows) > 1:
+        return bounded(str(rows[0]["metric"]), estimate([float(one["value"]) for one in rows]))
+    one = rows[0]
+    return Estimate(float(one["value"]), one.get("low"), one.get("high"), 1)
+
+
+MEASURED = ("value", "low", "high", "n", "params", "flops", "lineage_flops", "seconds")
+
+
+def average(rows: Sequence[Row], over: str) -> list[Row]:
+    """One row in place of those that differ only by `over`, such as `seed`.
+
+    The interval is a t interval over the averaged rows and `n` their number; costs are averaged
+    too.
+
+    Raises:
+        UsageError: an unknown column.
+    """
+    require_column(rows, over)
+    dropped = {over, "digest", "p_value", *MEASURED, "lineage_seconds"}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for one in rows:
+        key = tuple((name, value) for name, value in one.items() if name not in dropped)
+        groups.setdefault(key, []).append(one)
+    if len(groups) == len(rows):
+        raise UsageError(
+            f"no two rows differ only by `{over}`", "give the runs to average one `--label`"
+        )
+    out = []
+    for key, found in groups.items():
+        if len(found) == 1:
+            out.append(found[0])
+            continue
+        mean = _estimate(found)
+        made = row(**dict(key)) | {"value": mean.value, "low": mean.low, "high": mean.high}
+        costs = ("params", "flops", "lineage_flops", "seconds", "lineage_seconds")
+        out.append(made | {"n": len(found)} | {name: _mean(found, name) for name in costs})
+    return out
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | int | None:
+    values: list[float | int] = [one[name] for one in rows if one.get(name) is not None]
+    if len(values) < len(rows):
+        return None
+    return values[0] if len(set(values)) == 1 else sum(values) / len(values)
+
+
+def pivot(rows: Sequence[Row], down: str, across: str) -> tuple[list[Row], list[str]]:
+    """A results table: one line a value of `down`, one column a value of `across`.
+
+    Every column after the first is followed by its difference from the first.
+
+    Returns:
+        the lines, and their columns in order.
+
+    Raises:
+        UsageError: an unknown column, or rows of several metrics or splits that would be mixed.
+    """
+    for name in (down, across):
+        require_column(rows, name)
+    for name in ("metric", "split"):
+        found = sorted({str(one.get(name)) for one in rows})
+        if len(found) > 1 and name not in (down, across):
+            raise UsageError(
+                f"the rows hold several values of `{name}`: {', '.join(found)}",
+                f"choose one with `--where {name}={found[0]}`",
+            )
+    cells = summarise(rows, [down, across])
+    heads = list(dict.fromkeys(key[1] for key in cells))
+    lines, columns = [], [down]
+    for head in heads:
+        plain = head == heads[0] or across == "metric"
+        columns += [str(head)] if plain else [str(head), f"{head} - {heads[0]}"]
+    for side in dict.fromkeys(key[0] for key in cells):
+        line: Row = {down: side}
+        first = cells.get((side, heads[0]))
+        for head in heads:
+            here = cells.get((side, head))
+            line[str(head)] = _with_interval(here) if here else None
+            if here and first and head != heads[0] and across != "metric":
+                line[f"{head} - {heads[0]}"] = f"{here.value - first.value:+.4f}"
+        lines.append(line)
+    return lines, columns
+
+
+def _with_interval(cell: Estimate) -> str:
+    spread = f" [{short(cell.low)}, {short(cell.high)}]" if cell.low is not None else ""
+    return short(cell.value) + spread
