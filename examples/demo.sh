@@ -9,10 +9,11 @@ train() { xtool train counting.st --batch-size 64 --lr 3e-3 --threads 1 --quiet 
 xtool prepare counting -o counting.st
 
 one_seed() {
-    train --d-model 32 --epochs 4 --seed "$1" --label small -o "small$1.st"
+    train --d-model 32 --epochs 3 --seed "$1" --label small -o "small$1.st"
     xtool grow "small$1.st" --to 64 --seed "$1" -o "start$1.st"
-    train --from "start$1.st" --epochs 4 --seed "$1" --label grown -o "grown$1.st"
-    train --d-model 64 --epochs 8 --seed "$1" --label scratch -o "scratch$1.st"
+    train --from "start$1.st" --epochs 3 --seed "$1" --label grown -o "grown$1.st"
+    echo "seed $1: small trained, grown and trained on; now from scratch" >&2
+    train --d-model 64 --epochs 6 --seed "$1" --label scratch -o "scratch$1.st"
 }
 for seed in 0 1 2; do one_seed "$seed" > /dev/null & jobs+=($!); done
 for job in "${jobs[@]}"; do wait "$job"; done

@@ -8,6 +8,7 @@ from xtool.intervals import Estimate, estimate, wilson
 from xtool.rows import Row, require_column, row, short
 
 BASELINES = ("majority",)
+UNLIKE = ("arch", "task", "split", "metric")
 FRACTIONS = ("accuracy", *BASELINES)
 
 
@@ -31,7 +32,7 @@ def summarise(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...],
     for one in rows:
         cells.setdefault(tuple(one.get(key) for key in keys), []).append(one)
     for found in cells.values():
-        for name in ("arch", "task", "split", "metric"):
+        for name in UNLIKE:
             values = sorted({str(one.get(name)) for one in found})
             if len(values) > 1:
                 raise UsageError(
@@ -58,9 +59,14 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
     too.
 
     Raises:
-        UsageError: an unknown column.
+        UsageError: an unknown column, one that does not tell repetitions apart, or rows of which no
+            two belong together.
     """
     require_column(rows, over)
+    if over in UNLIKE:
+        raise UsageError(
+            f"rows of different `{over}` are not repetitions", "average over `seed` or `replica`"
+        )
     dropped = {over, "digest", "p_value", *MEASURED, "lineage_seconds"}
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for one in rows:

@@ -14,7 +14,10 @@ INPUT, MODEL, OUTPUT = "Input", "Model", "Output"
 Own = Annotated[
     list[Path] | None,
     typer.Option(
-        "--own", help="A file of your own that the model uses, `.py`.", rich_help_panel=INPUT
+        "--own",
+        help="A file of your own that the model uses, `.py`.",
+        metavar="<path>",
+        rich_help_panel=INPUT,
     ),
 ]
 Out = Annotated[

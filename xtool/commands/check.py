@@ -36,6 +36,7 @@ def verdict(path: Path) -> str:
         XtoolError: something about it is not as it should be.
     """
     from xtool.archs import read_model
+    from xtool.axes import layout
     from xtool.checkpoint import Reader
     from xtool.storage import Source
     from xtool.tasks import open_data
@@ -44,8 +45,11 @@ def verdict(path: Path) -> str:
         header = source.require_header()
         source.verify()
         reader = Reader(source)
+        ours = layout(header.config) if header.kind == "resume" else None
         for name in reader.names:
-            reader.tensor(name)
+            tensor = reader.tensor(name)
+            if ours and name.startswith("model/"):
+                ours.check(name.removeprefix("model/"), tensor.shape, str(path))
     if header.kind == "model":
         read_model(path)
     if header.kind == "data":

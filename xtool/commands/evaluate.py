@@ -9,7 +9,7 @@ import typer
 
 from xtool import registry
 from xtool.commands._dials import completion
-from xtool.commands._ui import INPUT, OUTPUT, Notes, Own, Quiet, Verbose, paths, write_stdout
+from xtool.commands._ui import INPUT, MODEL, OUTPUT, Notes, Own, Quiet, Verbose, paths, write_stdout
 from xtool.rows import FORMATS
 
 
@@ -28,11 +28,22 @@ def evaluate(
     ] = None,
     own: Own = None,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel="Model")
-    ] = ("auto"),
+        str,
+        typer.Option(
+            help="auto, cpu, cuda or mps.",
+            rich_help_panel=MODEL,
+            envvar="XTOOL_DEVICE",
+            show_envvar=False,
+        ),
+    ] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads; all cores unless given.", rich_help_panel="Model"),
+        typer.Option(
+            help="CPU threads; all cores unless given.",
+            rich_help_panel=MODEL,
+            envvar="XTOOL_THREADS",
+            show_envvar=False,
+        ),
     ] = None,
     label: Annotated[
         list[str] | None,

@@ -23,7 +23,7 @@ from xtool.commands._ui import (
 from xtool.config import Option, options, resolve
 
 SIZES = [
-    Option("n_layers", "int", None, "blocks; new ones begin as the identity"),
+    Option("n_layers", "int", None, "blocks"),
     Option("n_heads", "int", None, "attention heads"),
     Option("d_head", "int", None, "width of a head's queries and keys"),
     Option("d_value", "int", None, "width of a head's values"),
@@ -53,7 +53,7 @@ def grow(
             + ", ".join(registry.names("surgery/operators"))
             + ".",
             rich_help_panel=MODEL,
-            autocompletion=completion(registry.names("surgery/operators")),
+            autocompletion=completion(["auto", *registry.names("surgery/operators")]),
             envvar="XTOOL_METHOD",
             show_envvar=False,
         ),

@@ -1,9 +1,10 @@
 """Inspect files: header, lineage, and the tensors with their axes, without reading them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any
 
 import typer
@@ -88,13 +89,24 @@ def text(found: Mapping[str, Any]) -> str:
             lines[0] += f", {found['params']:,} parameters"
         for part in ("config", "task", "tokenizer", "training"):
             if header[part]:
-                lines += ["", part, *(f"  {k} = {v}" for k, v in sorted(header[part].items()))]
+                lines += ["", part, *_pairs(header[part])]
         steps = [Step.model_validate(one) for one in header["lineage"]]
-        lines += ["", "lineage", *(f"  {line}" for line in explain(steps))]
+        lines += ["", "lineage"]
+        for line in explain(steps):
+            lines += wrap(line, 98, initial_indent="  ", subsequent_indent="     ")
     rows = [one | {"shape": "x".join(map(str, one["shape"]))} for one in found["tensors"]]
     columns = [c for c in ("name", "dtype", "shape", "axes", "bytes") if any(c in r for r in rows)]
     table = to_table(rows, columns) if rows else "no tensors\n"
     return printable("\n".join(lines)) + "\n\n" + table + "\n"
+
+
+def _pairs(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """One line a value, those of inner tables under a dotted name."""
+    for name, value in sorted(values.items()):
+        if isinstance(value, dict):
+            yield from _pairs(value, f"{prefix}{name}.")
+        else:
+            yield f"  {prefix}{name} = {value}"
 
 
 def _examples(path: Path, number: int) -> str:

@@ -1,5 +1,6 @@
 """Train a model on a data file, from its beginning or from another model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,21 @@ def panels() -> dict[str, list[Option]]:
     """The dials of the architecture and attention variant that the command line names."""
     arch = known("archs", peek("--arch")) or _arch_of(peek("--from")) or "gpt"
     attention = known("layers/attention", peek("--attention"))
-    return {f"Model `{arch}`": model_options(arch, attention), "Training": RESULT, OUTPUT: REPORT}
+    ready = ", ".join(registry.literal("archs", arch, "PRESETS", {})) or "it has none"
+    preset = Option("preset", "text", None, f"a named set of these dials: {ready}")
+    groups = {f"Model `{arch}`": [preset, *model_options(arch, attention)], "Training": RESULT}
+    return {name: _with_tasks(dials) for name, dials in groups.items()} | {OUTPUT: REPORT}
+
+
+def _with_tasks(dials: list[Option]) -> list[Option]:
+    """The dials, each with the values that tasks put in place of its default in its help."""
+    names = registry.names("tasks")
+    tasks = [(task, registry.literal("tasks", task, "DEFAULTS", {})) for task in names]
+
+    def added(dial: Option) -> str:
+        return "".join(f"; for {task} {own[dial.name]}" for task, own in tasks if dial.name in own)
+
+    return [replace(dial, help=dial.help + added(dial)) for dial in dials]
 
 
 def _arch_of(path: str | None) -> str | None:
@@ -43,11 +58,10 @@ def _arch_of(path: str | None) -> str | None:
     try:
         with Source(Path(path)) as source:
             arch = str(source.require_header().config.get("arch"))
-            return (
-                arch if arch in registry.names("archs") else None
-            )  # a header's path is never read
     except XtoolError:
         return None
+    # A file that a header names is not read: only the user admits one.
+    return arch if arch in registry.names("archs") else None
 
 
 def train(
@@ -74,12 +88,6 @@ def train(
             autocompletion=completion(registry.names("archs")),
             envvar="XTOOL_ARCH",
             show_envvar=False,
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="A named set of the model's dials; gpt has: counting.", rich_help_panel=MODEL
         ),
     ] = None,
     out: Out = None,
@@ -110,9 +118,8 @@ def train(
         registry.admit(str(path))
     every = CHOICE + [dial for dials_of in panels().values() for dial in dials_of]
     from_file = run_file(config_file, "train", every)
-    chosen = resolve(
-        CHOICE, [("", {"arch": arch, "preset": preset}), (str(config_file), from_file)]
-    )
+    said = {"arch": arch, "preset": dials.pop("preset", None)}
+    chosen = resolve(CHOICE, [("", said), (str(config_file), from_file)])
     chosen["arch"] = entry("archs", chosen["arch"])
     if str(dials.get("attention") or "").endswith(".py"):
         dials["attention"] = registry.admit(dials["attention"])

@@ -44,6 +44,14 @@ def text_of(name: str, raw: bytes, note: str = "") -> Text:
     Raises:
         XtoolError: empty, or not UTF-8 (the position is named).
     """
+    text = _decode(name, raw)
+    paragraphs = [part for part in text.split("\n\n") if part.strip()]
+    if not paragraphs:
+        raise XtoolError(f"{name}: the corpus is empty")
+    return Text(name, paragraphs, hashlib.sha256(raw).hexdigest(), note)
+
+
+def _decode(name: str, raw: bytes) -> str:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -54,10 +62,22 @@ def text_of(name: str, raw: bytes, note: str = "") -> Text:
         ) from error
     if "\0" in text:
         raise XtoolError(f"{name}: binary: byte {raw.index(0)} is 0", "give a text file")
-    paragraphs = [part for part in text.replace("\r\n", "\n").split("\n\n") if part.strip()]
-    if not paragraphs:
-        raise XtoolError(f"{name}: the corpus is empty")
-    return Text(name, paragraphs, hashlib.sha256(raw).hexdigest(), note)
+    return text.replace("\r\n", "\n")
+
+
+def read_lines(path: Path) -> Text:
+    """A file that holds one example a line; each line is a paragraph.
+
+    Raises:
+        XtoolError: unreadable, empty, or not text.
+    """
+    raw = _read_file(path)
+    lines = _decode(str(path), raw).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    if not lines:
+        raise XtoolError(f"{path}: has no lines")
+    return Text(str(path), lines, hashlib.sha256(raw).hexdigest())
 
 
 def read_corpus(name: str) -> Text:

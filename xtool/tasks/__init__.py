@@ -1,6 +1,5 @@
 """Tasks: make examples from a corpus, score predictions. One file each."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
 from xtool import registry
-from xtool.corpora import Text, read_corpus
+from xtool.corpora import Text, read_corpus, read_lines
 from xtool.dataset import Dataset, Split, read_dataset, write_dataset
 from xtool.errors import XtoolError
 from xtool.header import Header
@@ -51,8 +50,8 @@ class Task(Protocol):
     def prepare(self, text: Text, dials: Mapping[str, Any], seed: int) -> Prepared:
         """Examples from a text, split into train, dev and test."""
 
-    def prepare_lines(self, files: Mapping[str, Path], dials: Mapping[str, Any]) -> Prepared:
-        """Examples from files that hold one a line, by split."""
+    def prepare_lines(self, files: Mapping[str, Text], dials: Mapping[str, Any]) -> Prepared:
+        """Examples that stand ready, one a line, by split."""
 
     def shape(self, header: Header) -> Shape:
         """What a model for this data must read and write."""
@@ -132,8 +131,9 @@ def make_data(
     """
     task: Task = registry.load("tasks", name)
     if lines:
-        made = task.prepare_lines(lines, dials)
-        inputs = {k: hashlib.sha256(path.read_bytes()).hexdigest() for k, path in lines.items()}
+        texts = {split: read_lines(path) for split, path in lines.items()}
+        made = task.prepare_lines(texts, dials)
+        inputs = {split: text.sha256 for split, text in texts.items()}
         source: dict[str, Any] = {"corpus": "lines", "sha256": inputs}
     else:
         text = read_corpus(corpus)

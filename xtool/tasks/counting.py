@@ -7,7 +7,6 @@ equal letters on the left, so it shows within seconds whether surgery kept what 
 
 import random
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +17,9 @@ from torch.nn import functional as F
 from xtool.corpora import Text
 from xtool.corpora._normalise import ALPHABET, normalise, pieces
 from xtool.dataset import Split
-from xtool.errors import UsageError, XtoolError, from_os
+from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
+from xtool.seeds import derive
 from xtool.tasks import Prepared, Shape, Task
 from xtool.tokenizers.char import CharTokenizer
 
@@ -64,14 +64,14 @@ class Counting:
             )
         return _prepared(found, dials)
 
-    def prepare_lines(self, files: Mapping[str, Path], dials: Mapping[str, Any]) -> Prepared:
+    def prepare_lines(self, files: Mapping[str, Text], dials: Mapping[str, Any]) -> Prepared:
         """Strings that stand ready, one a line.
 
         Raises:
             XtoolError: a line of another length or alphabet; the line is named.
         """
         _check(dials)
-        found = {split: _read_lines(path, dials["length"]) for split, path in files.items()}
+        found = {split: _require_lines(text, dials["length"]) for split, text in files.items()}
         return _prepared(found, dials)
 
     def shape(self, header: Header) -> Shape:
@@ -134,7 +134,7 @@ def _check(dials: Mapping[str, Any]) -> None:
 def _cut(text: Text, length: int, wanted: dict[str, int], seed: int) -> dict[str, list[str]]:
     """Paragraphs in random order, each cut into strings for the split that lacks most."""
     parts = [piece for raw in text.paragraphs for piece in pieces(normalise(raw))]
-    random.Random(f"{seed} split").shuffle(parts)
+    random.Random(derive(seed, "split")).shuffle(parts)
     found: dict[str, list[str]] = {name: [] for name in wanted}
     seen: set[str] = set()
     for part in parts:
@@ -150,25 +150,16 @@ def _cut(text: Text, length: int, wanted: dict[str, int], seed: int) -> dict[str
     return found
 
 
-def _read_lines(path: Path, length: int) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise from_os(path, error) from error
-    except UnicodeDecodeError as error:
-        raise XtoolError(f"{path}: not UTF-8 text: byte {error.start}") from error
-    lines = lines[:-1] if lines[-1] == "" else lines
-    for number, line in enumerate(lines, 1):
+def _require_lines(text: Text, length: int) -> list[str]:
+    for number, line in enumerate(text.paragraphs, 1):
         if len(line) != length:
             raise XtoolError(
-                f"{path}: line {number} has {len(line)} characters, the task has {length}",
+                f"{text.name}: line {number} has {len(line)} characters, the task has {length}",
                 "remove the line, or set `--length`",
             )
         if bad := set(line) - set(ALPHABET):
-            raise XtoolError(f"{path}: line {number} holds {min(bad)!r}, not a to z or space")
-    if not lines:
-        raise XtoolError(f"{path}: has no lines")
-    return lines
+            raise XtoolError(f"{text.name}: line {number} holds {min(bad)!r}, not a to z or space")
+    return text.paragraphs
 
 
 def counts(symbols: Integer[Tensor, "N T"], cap: int) -> UInt8[Tensor, "N T"]:

@@ -144,6 +144,8 @@ def set_up(
         steps = list(header.lineage)
     threads = threads_of(dials["threads"])
     device = device_of(dials["device"])
+    if device.type == "mps" and dials["precision"] == "fp64":
+        raise UsageError("`mps` has no double precision", "use `--device cpu`")
     final = dict(dials) | {"device": device.type}
     return Run(
         model=model.to(device),

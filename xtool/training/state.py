@@ -47,13 +47,14 @@ def load_state(run: Run, path: Path, optimizer: torch.optim.Optimizer) -> None:
     header, tensors = load(path, "resume")
     require_same_run(run, path)
     state = run.model.state_dict()
-    wanted = {f"model/{name}" for name in stored_names(run.model, run.layout)}
-    if missing := sorted(wanted - set(tensors)):
-        raise XtoolError(f"{path}: lacks `{missing[0]}`")
+    wanted = {f"model/{name}": state[name] for name in stored_names(run.model, run.layout)}
+    for name, tensor in sorted(wanted.items()):
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            raise XtoolError(f"{path}: lacks `{name}` of shape {list(tensor.shape)}")
     position = Position(**header.training["position"])
     with torch.no_grad():
-        for name in wanted:
-            state[name.removeprefix("model/")].copy_(tensors[name])
+        for name, tensor in wanted.items():
+            tensor.copy_(tensors[name])
         for name, parameter in run.model.named_parameters():
             if not position.step:
                 break

@@ -60,7 +60,8 @@ class Pad:
     def _gain(self, growth: Growth, name: str, values: Tensor, new: Tensor) -> Tensor:
         if name.endswith("bias"):
             return values
-        scaled = values * sqrt(1 / growth.ratio(RESIDUAL))
+        normed = growth.old.config.get("norm", "none") != "none"
+        scaled = values * sqrt(1 / growth.ratio(RESIDUAL)) if normed else values
         return torch.where(new, torch.ones_like(scaled), scaled)
 
     def _silent(self, growth: Growth, name: str, place: int) -> Tensor:
