@@ -40,6 +40,7 @@ class Result:
 def _no_own_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test admits, the next one does not know."""
     monkeypatch.setattr(registry, "_admitted", {})
+    monkeypatch.setenv("XTOOL_DEBUG", "1")
 
 
 @pytest.fixture

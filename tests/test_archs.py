@@ -156,7 +156,7 @@ def test_the_dials_of_the_header_are_those_that_are_declared(arch: str) -> None:
             r"`n_heads` x `d_value` \(8\) must be `d_model` \(16\)",
         ),
         ({"dropout": 1.0}, "below 1"),
-        ({"d_ff": -1}, "at least 1"),
+        ({"d_ff": -1}, "must be 1 to"),
         ({"tied_head": True, "d_hidden": 4}, "exclude"),
         ({"norm_eps": 0.0}, "above 0"),
     ],

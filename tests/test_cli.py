@@ -141,6 +141,9 @@ def bad_files(folder: Path) -> dict[str, Path]:
         ["train", "--from", "{}", "data.st", "-o", "out.st", "--steps", "1"],
         ["sample", "{}"],
         ["train", "{}", "-o", "out.st", "--steps", "1"],
+        ["train", "data.st", "--config", "{}", "-o", "out.st", "--steps", "1"],
+        ["prepare", "counting", "--lines", "{}", "{}", "-o", "out.st"],
+        ["plot", "{}", "-o", "out.png"],
     ],
     ids=lambda c: " ".join(c[:2]),
 )
@@ -441,3 +444,92 @@ def test_a_header_of_another_kind_is_refused(xtool: Callable[..., Result], tmp_p
         done = xtool(*command)
         assert done.code == 1
         assert "is missing" in done.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "data.st", "--steps", "1", "-o", "data.st"],
+        ["train", "data.st", "--steps", "1", "-o", "m.st", "--save-config", "data.st"],
+        ["train", "data.st", "--steps", "1", "-o", "m.st", "--save-config", "m.st"],
+        ["prepare", "counting", "text.txt", "-o", "text.txt"],
+    ],
+)
+def test_an_output_never_replaces_an_input(
+    command: list[str], data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    before = data.read_bytes()
+    done = xtool(*command, "--force")
+    assert done.code == 2
+    assert "is both an output and another file" in done.err
+    assert data.read_bytes() == before
+    assert (tmp_path / "text.txt").read_text() == TEXT
+    assert not (tmp_path / "m.st").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("xtool inspect data.st > /dev/full", "standard output: no space left"),
+        ("xtool inspect data.st >&-", "standard output is closed"),
+        ("xtool check - <&-", "standard input holds no path"),
+        ("xtool prepare counting - -o n.st <&-", "the corpus is empty"),
+    ],
+)
+def test_broken_streams_are_one_line(data: Path, script: str, message: str, tmp_path: Path) -> None:
+    done = shell(script, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_standard_error_takes_nothing_into_the_data(data: Path, tmp_path: Path) -> None:
+    done = shell("xtool train data.st --steps 1 --d-model 8 --threads 1 -o m.st 2>&-", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "m.st\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("ENTRY = ", "import sys; sys.exit(0); ENTRY = "), "cannot be imported: SystemExit"),
+        (("ENTRY = Architecture()", "ENTRY = 5"), "its `ENTRY` is no architecture"),
+        (('"channels")]', '"channels", 5, 5)]'), "`OPTIONS` must hold rows"),
+        (('("d_model", "int"', '("lr", "int"'), "dial `lr` is there already"),
+        (("return 2 * length", "return 0 * length"), "`flops` gives 0"),
+        (("x = stage(x)", "x = stage(x)[0]"), "mine.py"),
+        (("import torch\n", "import torch\n)"), "not Python"),
+    ],
+)
+def test_a_fault_in_a_users_own_file_names_it(
+    change: tuple[str, str], message: str, data: Path, tmp_path: Path
+) -> None:
+    assert change[0] in OWN_ARCH
+    (tmp_path / "mine.py").write_text(OWN_ARCH.replace(*change))
+    run = "xtool train data.st --arch mine.py --threads 1 -q --steps 2 -o m.st"
+    done = shell(run, tmp_path, XTOOL_DEBUG="")
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "m.st").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--reach", "accuracy=nan"], "is not METRIC=VALUE"),
+        (["--threads", "100000"], "1 to 1024"),
+        (["--epochs", "1e308"], "must be"),
+        (["--d-model", str(10**20)], "must be"),
+        (["--n-layers", "10000000"], "must be 1 to"),
+        (["--resume", "--preset", "nope"], "unknown preset"),
+    ],
+)
+def test_impossible_values_are_refused(
+    args: list[str], message: str, data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    done = xtool("train", data, "--dry-run", *args, "-o", "m.st")
+    assert done.code == 2
+    assert message in done.err

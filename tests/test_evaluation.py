@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import Result
 
-from xtool import rows
+from xtool import averages, rows
 from xtool.archs import read_model
 from xtool.dataset import read_dataset
 from xtool.evaluation import score
@@ -99,6 +99,15 @@ def test_without_a_terminal_rows_are_csv_and_with_one_a_table(
     assert "---" in xtool("evaluate", "0.st", "--format", "table").out.splitlines()[1]
 
 
+def test_a_model_is_not_averaged_with_itself(models: Path, xtool: Callable[..., Result]) -> None:
+    done = xtool("evaluate", "0.st", "0.st", "--label", "a", "--label", "a", "--over", "seed")
+    assert done.code == 2
+    assert "the same model is there twice" in done.err
+    one = rows.read(xtool("evaluate", "0.st").out, "x")
+    once, twice = averages.summarise(one, ["metric"]), averages.summarise([*one, *one], ["metric"])
+    assert once == twice
+
+
 def test_all_splits_in_one_call(models: Path, xtool: Callable[..., Result]) -> None:
     done = xtool("evaluate", "0.st", "--split", "all", "--format", "jsonl")
     assert [one["split"] for one in rows.read(done.out, "x") if one["metric"] == "loss"] == [
@@ -157,6 +166,7 @@ def test_pictures_are_drawn_from_rows_and_equal_rows_give_equal_bytes(
             assert xtool("plot", "-", "-o", f"{name}.{form}", stdin=csv).out == f"{name}.{form}\n"
         assert (models / f"a.{form}").read_bytes() == (models / f"b.{form}").read_bytes()
     assert (models / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert xtool("plot", "-", "--title", "$\\frac{$", "-o", "odd.svg", stdin=csv).code == 0
     page = (models / "a.html").read_text()
     assert "src=" not in page
     assert "majority" in page

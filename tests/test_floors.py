@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "xtool"
 GROUND = [
-    "errors", "registry", "config", "header", "lineage", "axes", "seeds", "intervals", "rows",
-    "averages",
+    "errors", "inputs", "registry", "config", "header", "lineage", "axes", "seeds", "intervals",
+    "rows", "averages",
 ]  # fmt: skip
 FLOORS = [
     [*GROUND],

@@ -77,15 +77,23 @@ def test_a_run_file_reads_back_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     values = {"lr": 0.5, "kind": "b", "n": None}
     path.write_text(run_file_text("train", values))
-    assert read_run_file(path, "train", values) == {"lr": 0.5, "kind": "b"}
+    assert read_run_file(path, "train", DIALS) == {"lr": 0.5, "kind": "b"}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[train]\nlrr = 1", "unknown dial"), ("train", "not TOML"), ("[other]\na = 1", "no table")],
+    [
+        ("[train]\nlrr = 1", "unknown dial"),
+        ("train", "not TOML"),
+        ("[other]\na = 1", "no table"),
+        ("[train]\nlr = 1\nL = 2", "unknown dial"),
+        ("[train]\nkind = 3", "must be a word"),
+        ("[train]\nlr = 1" + "0" * 400, "must be finite"),
+        ("[train]\nlr = " + "[" * 3000, "not TOML"),
+    ],
 )
 def test_a_bad_run_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "run.toml"
     path.write_text(text)
     with pytest.raises(XtoolError, match=message):
-        read_run_file(path, "train", ["lr"])
+        read_run_file(path, "train", DIALS)

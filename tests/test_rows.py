@@ -33,6 +33,15 @@ def test_csv_and_json_lines_hold_the_same_rows() -> None:
         ("a,b\n1,2\n", "row 1"),
         ("metric,value\nx,1,2\n", "more cells"),
         ("metric,value\nx,one\n", "row 1"),
+        ("metric,value\n", "no rows"),
+        ("metric,value\nx,nan\n", "finite number"),
+        ("metric,value,value\nx,1,2\n", "column twice"),
+        ("metric,value,low,high\nx,1,3,2\n", "is above"),
+        ("metric,value,step\nx,1,y\n", "`step` must be"),
+        ('{"metric": "a", "value": true}', "`value` must be"),
+        ('{"metric": "a", "value": 1, "value": 2}', "twice"),
+        ('{"metric": "a", "value": 1, "label": []}', "`label` must be text"),
+        ("{" * 5000, "nested too deeply|not JSON"),
     ],
 )
 def test_malformed_rows_are_refused(text: str, message: str) -> None:

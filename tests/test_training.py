@@ -118,15 +118,39 @@ def test_every_stored_field_of_the_state_matters(
         assert (tmp_path / "m.st").read_bytes() != (tmp_path / "whole.st").read_bytes(), name
         (tmp_path / "m.st").unlink()
     position = header.training["position"]
-    for changed in ({"step": 5}, {"step": 7}):
-        training = header.training | {"position": position | changed}
+    for at in (5, 7):
+        training = header.training | {"position": position | {"step": at}}
+        save(tmp_path / "m.resume.st", header.model_copy(update={"training": training}), tensors)
+        done = xtool(*part, "--resume")
+        assert (done.code, f"its position is step {at}" in done.err) == (1, True)
+        training["progress"] = header.training["progress"] | {"steps": at}
         save(tmp_path / "m.resume.st", header.model_copy(update={"training": training}), tensors)
         assert xtool(*part, "--resume").code == 0
-        assert (tmp_path / "m.st").read_bytes() != (tmp_path / "whole.st").read_bytes(), changed
+        assert (tmp_path / "m.st").read_bytes() != (tmp_path / "whole.st").read_bytes(), at
         (tmp_path / "m.st").unlink()
+    name = "model/blocks.0.attention.q.weight"
+    save(tmp_path / "m.resume.st", header, tensors | {name: tensors[name][:1]})
+    assert f"lacks `{name}` of shape" in xtool(*part, "--resume").err
+    for lost in ("position", "progress"):
+        training = {k: v for k, v in header.training.items() if k != lost}
+        save(tmp_path / "m.resume.st", header.model_copy(update={"training": training}), tensors)
+        assert xtool(*part, "--resume").code == 1
+    assert not (tmp_path / "m.st").exists()
     (tmp_path / "m.resume.st").write_bytes(good)
     assert xtool(*part, "--resume").code == 0
     assert (tmp_path / "m.st").read_bytes() == (tmp_path / "whole.st").read_bytes()
+
+
+def test_rows_that_were_lost_are_spoken_of(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    part = [str(a) for a in ["train", data, *TINY[:-3], "--steps", 12, "--save-every", 6]]
+    stopped = [sys.executable, "-c", STOPPED, "7", "SIGKILL", *part, "-o", "m.st"]
+    subprocess.run(stopped, check=False, capture_output=True)
+    (tmp_path / "m.rows.jsonl").write_text('{"step": 0, "metric": "accuracy", "value": 99}\n[[')
+    done = xtool(*part, "--resume", "-o", "m.st")
+    assert done.code == 0
+    assert "1 rows before step 6, the run wrote" in done.err
 
 
 def test_the_state_of_another_run_is_refused(
@@ -376,3 +400,13 @@ def test_the_best_is_the_lowest_dev_loss(
     dev = [r for r in rows if (r.get("split"), r["metric"]) == ("dev", "loss")]
     best = min(dev, key=lambda r: r["value"])
     assert read_model(tmp_path / "m.best.st")[0].training["progress"]["steps"] == best["step"]
+
+
+@pytest.mark.parametrize("args", [["--lr", 1e20], ["--lr", 1e12, "--norm", "none"]])
+def test_a_run_that_diverges_at_once_is_one_line(
+    args: list[object], data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    done = xtool("train", data, *TINY, *args, "--steps", 2, "--eval-every", 1, "-o", "m.st")
+    assert done.code == 1
+    assert "lower `--lr`" in done.err
+    assert not (tmp_path / "m.st").exists()

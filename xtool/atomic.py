@@ -9,12 +9,12 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from xtool.errors import XtoolError, from_os
+from xtool.errors import UsageError, XtoolError, from_os
 
 YOUNG = 2.0  # seconds
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -39,6 +39,19 @@ def require_writable(path: Path, force: bool = False) -> None:
         raise XtoolError(f"{path}: the folder `{folder.name}` does not exist", f"mkdir -p {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise XtoolError(f"{path}: the folder cannot be written to")
+
+
+def require_apart(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> None:
+    """Fail when an output would replace an input, or another output of the same command.
+
+    Raises:
+        UsageError: it would; `--force` does not allow it.
+    """
+    taken = {path.resolve() for path in inputs if path is not None}
+    for path in outputs:
+        if path.resolve() in taken:
+            raise UsageError(f"{path}: is both an output and another file of this command")
+        taken.add(path.resolve())
 
 
 @contextmanager

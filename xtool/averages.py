@@ -26,11 +26,13 @@ def summarise(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...],
     """Mean and interval for each combination of `keys`, in the order of first appearance.
 
     Several rows of one cell (seeds, replicas) give a t interval over them; a single row keeps the
-    interval that it came with.
+    interval that it came with, and the same row given twice counts once.
     """
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for one in rows:
-        cells.setdefault(tuple(one.get(key) for key in keys), []).append(one)
+        cell = cells.setdefault(tuple(one.get(key) for key in keys), [])
+        if one not in cell:
+            cell.append(one)
     for found in cells.values():
         for name in UNLIKE:
             values = sorted({str(one.get(name)) for one in found})
@@ -81,6 +83,9 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
         if len(found) == 1:
             out.append(found[0])
             continue
+        digests = [one["digest"] for one in found if one.get("digest")]
+        if len(set(digests)) < len(digests):
+            raise UsageError("the same model is there twice", "name each once")
         mean = _estimate(found)
         made = row(**dict(key)) | {"value": mean.value, "low": mean.low, "high": mean.high}
         costs = ("params", "flops", "lineage_flops", "seconds", "lineage_seconds")

@@ -5,11 +5,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
+from traceback import extract_tb
 from typing import Annotated, NoReturn
 
 import typer
 
-from xtool import __version__
+from xtool import __version__, registry
 from xtool.commands._dials import with_dials, words
 from xtool.commands._help import GroupedCommand
 from xtool.errors import XtoolError
@@ -66,6 +68,7 @@ def fail(message: str, hint: str, code: int) -> NoReturn:
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     warnings.showwarning = _warn
+    _open_streams()
     if not words():
         sys.argv.append("--help")
         make_app()(standalone_mode=False)
@@ -79,10 +82,49 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted", "", 130)
     except BrokenPipeError:
-        # Whoever read our output has left; say nothing, also when the interpreter flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
+    except OSError as error:
+        _drop_output()
+        where = error.filename or "the work was stopped"
+        fail(f"{where}: {(error.strerror or str(error)).lower()}", "", 1)
+    except MemoryError:
+        fail("out of memory", "a smaller model, batch or corpus needs less", 1)
+    except Exception as error:
+        _explain(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Give standard streams that were closed a place, so that no file takes their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+            if name == "stdout":
+                fail("standard output is closed", "`> /dev/null` drops what a command says", 1)
+
+
+def _drop_output() -> None:
+    """Whoever read our output has left; say nothing more, also when the interpreter flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain(error: Exception) -> NoReturn:
+    """An exception that is not ours: memory, a user's own file, or a fault of xtool."""
+    if os.environ.get("XTOOL_DEBUG"):
+        raise error
+    what = f"{type(error).__name__}: {error}".partition("\n")[0]
+    if "out of memory" in what or "allocate memory" in what:
+        fail("out of memory", "a smaller model, batch or corpus needs less", 1)
+    own = {str(path.resolve()): path for path in registry.admitted()}
+    frames = [f for f in extract_tb(error.__traceback__) if str(Path(f.filename).resolve()) in own]
+    if frames:
+        place = f"{own[str(Path(frames[-1].filename).resolve())]}, line {frames[-1].lineno}"
+        fail(f"{place}: {what}", "XTOOL_DEBUG=1 shows the whole trace", 1)
+    if own:
+        names = ", ".join(map(str, own.values()))
+        fail(what, f"does {names} keep the contract in README.md? XTOOL_DEBUG=1 shows the trace", 1)
+    fail(f"a fault of xtool: {what}", "XTOOL_DEBUG=1 shows the trace; please report it", 1)
 
 
 def _warn(message: Warning | str, *rest: object, **more: object) -> None:

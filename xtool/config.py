@@ -10,7 +10,7 @@ registry folder. A default of None means that the value is derived from others.
 
 import builtins
 import json
-import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from xtool import registry
-from xtool.errors import UsageError, XtoolError, from_os, unknown
+from xtool.errors import UsageError, XtoolError, unknown
+from xtool.inputs import decode, read_bytes
 
 Value = Any
+LARGEST = {"int": 1 << 62, "float": 1e300}
 
 
 @dataclass(frozen=True)
@@ -62,21 +64,35 @@ class Option:
         if value is None:
             return None
         if self.choices:
-            own = self.type.startswith("@") and str(value).endswith(".py")
+            if not isinstance(value, str):
+                raise UsageError(f"{where}: `{self.name}` must be a word, not {value!r}")
+            own = self.type.startswith("@") and value.endswith(".py")
             if value not in self.choices and not own:
-                raise unknown(f"value for `{self.flag}` in {where}", str(value), self.choices)
+                raise unknown(f"value for `{self.flag}` in {where}", value, self.choices)
             return value
         fits = isinstance(value, (int, float) if self.type == "float" else self.python)
         if not fits or (isinstance(value, bool) and self.type != "bool"):
             raise UsageError(f"{where}: `{self.name}` must be {self.type}, not {value!r}")
-        if self.type == "float" and not math.isfinite(value):
-            raise UsageError(f"{where}: `{self.name}` must be finite, not {value!r}")
+        if self.type in LARGEST and not abs(value) <= LARGEST[self.type]:
+            raise UsageError(f"{where}: `{self.name}` must be finite, not {str(value)[:20]}")
         return float(value) if self.type == "float" else value
 
 
 def options(folder: str, name: str) -> list[Option]:
-    """The dials that an entry's file declares."""
-    return from_rows(registry.literal(folder, name, "OPTIONS", []))
+    """The dials that an entry's file declares.
+
+    Raises:
+        XtoolError: they are not rows `(name, type, default, help)`.
+    """
+    rows = registry.literal(folder, name, "OPTIONS", [])
+    try:
+        found = from_rows(rows)
+    except TypeError as error:
+        raise XtoolError(f"{name}: `OPTIONS` must hold rows (name, type, default, help)") from error
+    for dial in found:
+        if not re.fullmatch("[a-z][a-z0-9_]*", str(dial.name)) or not isinstance(dial.type, str):
+            raise XtoolError(f"{name}: `OPTIONS` names a dial {dial.name!r} of type {dial.type!r}")
+    return found
 
 
 def from_rows(rows: Iterable[tuple[str, str, Value, str]]) -> list[Option]:
@@ -148,28 +164,32 @@ def check_model(config: Mapping[str, Value], where: str) -> None:
         raise XtoolError(f"{where}: the header's `sources` must map names to digests")
 
 
-def read_run_file(path: Path, command: str, known: Iterable[str]) -> dict[str, Value]:
-    """The table of one command in a run file.
+def read_run_file(path: Path, command: str, dials: Iterable[Option]) -> dict[str, Value]:
+    """The table of one command in a run file, each value as its dial's type.
 
     Raises:
-        XtoolError: the file is missing, is not TOML, or sets a dial that the command lacks.
+        XtoolError: the file is missing or is not TOML.
+        UsageError: it sets a dial that the command lacks, twice, or to a value of another type.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise from_os(path, error) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        tables = tomllib.loads(decode(read_bytes(path, "give a TOML file"), path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise XtoolError(f"{path}: not TOML: {error}") from error
     table = tables.get(command, {})
     if not isinstance(table, dict):
         raise UsageError(f"{path}: `{command}` must be a table", f"start it with `[{command}]`")
     if not table and tables:
         raise UsageError(f"{path}: has no table `[{command}]`", f"tables: {', '.join(tables)}")
-    names = list(known)
-    for key in table:
-        if key.replace("-", "_") not in names:
-            raise unknown(f"dial in {path}", key, names)
-    return {key.replace("-", "_"): value for key, value in table.items()}
+    known = {dial.name: dial for dial in dials}
+    out: dict[str, Value] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise unknown(f"dial in {path}", key, known)
+        if name in out:
+            raise UsageError(f"{path}: `{name}` is set twice")
+        out[name] = known[name].parse(value, str(path))
+    return out
 
 
 def run_file_text(command: str, values: Mapping[str, Value]) -> str:

@@ -6,8 +6,8 @@
         ├── CheckFailed     exit 3: a promise did not hold (bad file in `check`, inexact growth)
         └── Interrupted     exit 130: stopped by the user, with the work saved
 
-Foreign exceptions are translated where the file is read; whatever else reaches the top is a bug in
-xtool and shows its traceback.
+Foreign exceptions are translated where the file is read; whatever else reaches the top is a fault
+of xtool, which says so (`XTOOL_DEBUG=1` shows the traceback), or of a user's own file.
 """
 
 from collections.abc import Iterable

@@ -40,6 +40,7 @@ class Position(TypedDict):
     reached: bool
     loss_sum: float
     loss_count: Count
+    rows: Count
 
 
 class Training(TypedDict, total=False):

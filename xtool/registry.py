@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from xtool.errors import UsageError, XtoolError, unknown
+from xtool.inputs import decode, read_bytes
 
 ROOT = Path(__file__).parent
 
@@ -38,6 +39,11 @@ def admit(path: str) -> str:
         raise UsageError(f"{path}: another file of that name was given: {_admitted[own.name]}")
     _admitted[own.name] = own
     return own.name
+
+
+def admitted() -> list[Path]:
+    """The user's own files that were passed to this process."""
+    return list(_admitted.values())
 
 
 def names(folder: str) -> list[str]:
@@ -83,8 +89,8 @@ def word(folder: str) -> str:
 @lru_cache
 def _tree(path: Path) -> ast.Module:
     try:
-        return ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError) as error:
+        return ast.parse(decode(read_bytes(path, "own files end in `.py`"), path))
+    except (SyntaxError, ValueError, RecursionError) as error:
         raise XtoolError(f"{path}: not Python: {error}") from error
 
 
@@ -135,8 +141,9 @@ def _own_module(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise XtoolError(f"{path}: cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise XtoolError(f"{path}: cannot be imported: {what}") from error
     return module
 
 

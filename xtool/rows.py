@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from xtool.errors import UsageError, XtoolError, unknown
+from xtool.header import strict_json
 
 Row = dict[str, Any]
 
@@ -114,23 +115,38 @@ def read(text: str, where: str) -> list[Row]:
         XtoolError: empty, malformed (the line is named), or without a `metric` and a `value`.
     """
     body = text.lstrip()
-    if not body:
-        raise XtoolError(f"{where}: has no rows")
     rows = _read_jsonl(body, where) if body.startswith("{") else _read_csv(body, where)
+    if not rows:
+        raise XtoolError(f"{where}: has no rows")
     for number, one in enumerate(rows, 1):
-        if not isinstance(one.get("metric"), str) or not isinstance(one.get("value"), int | float):
+        if not isinstance(one["metric"], str) or one["value"] is None:
             raise XtoolError(
                 f"{where}: row {number} has no `metric` and number `value`",
                 "give rows as `xtool evaluate --format csv` or a `.rows.jsonl` file has them",
             )
+        _check(one, f"{where}: row {number}")
     return rows
+
+
+def _check(one: Row, where: str) -> None:
+    for name in COLUMNS:
+        cell = one[name]
+        if name in TEXT and not isinstance(cell, str | None):
+            raise XtoolError(f"{where}: `{name}` must be text, not {cell!r}")
+        number = isinstance(cell, int | float) and not isinstance(cell, bool)
+        if name not in TEXT and cell is not None and not (number and abs(cell) <= LARGEST):
+            raise XtoolError(f"{where}: `{name}` must be a finite number, not {str(cell)[:40]!r}")
+    if one["low"] is not None and one["high"] is not None and one["low"] > one["high"]:
+        raise XtoolError(f"{where}: `low` {one['low']} is above `high` {one['high']}")
 
 
 def _read_jsonl(text: str, where: str) -> list[Row]:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
         try:
-            value = json.loads(line)
+            value = strict_json(line)
         except ValueError as error:
             raise XtoolError(f"{where}: line {number} is not JSON: {error}") from error
         if not isinstance(value, dict):
@@ -139,14 +155,18 @@ def _read_jsonl(text: str, where: str) -> list[Row]:
     return rows
 
 
+LARGEST = 1e200
 TEXT = {"label", "digest", "arch", "task", "split", "metric", "device"}
 
 
 def _read_csv(text: str, where: str) -> list[Row]:
     try:
-        lines = list(csv.DictReader(io.StringIO(text), strict=True))
+        reader = csv.DictReader(io.StringIO(text), strict=True)
+        lines, heading = list(reader), list(reader.fieldnames or ())
     except csv.Error as error:
         raise XtoolError(f"{where}: not CSV: {error}") from error
+    if len(set(heading)) < len(heading):
+        raise XtoolError(f"{where}: the heading names a column twice")
     if any(None in line for line in lines):
         raise XtoolError(f"{where}: a line has more cells than the heading")
     return [

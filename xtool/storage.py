@@ -10,7 +10,6 @@ Files are written through `atomic`: whatever is killed in between leaves the old
 
 import json
 import os
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -21,8 +20,9 @@ from typing import Self
 from blake3 import blake3
 
 from xtool.atomic import replacing, require_space
-from xtool.errors import CheckFailed, XtoolError, from_os
+from xtool.errors import CheckFailed, XtoolError
 from xtool.header import NO_DIGEST, Header, read_header, strict_json
+from xtool.inputs import open_regular
 
 BYTES = {
     "F64": 8,
@@ -124,7 +124,7 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = _open_regular(path)
+        self._fd = open_regular(path, "give the path of a `.st` file")
         try:
             status = os.fstat(self._fd)
             self.size = status.st_size
@@ -248,18 +248,6 @@ class Source:
                 "restore it from a copy, or make it again; its lineage: `xtool inspect`",
             )
         return header.digest
-
-
-def _open_regular(path: Path) -> int:
-    """A descriptor of a regular file; never waits, whatever the path is."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        raise from_os(path, error) from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise XtoolError(f"{path}: not a regular file", "give the path of a `.st` file")
-    return fd
 
 
 def digest_place(raw: bytes, digest: str, where: str) -> int:

@@ -57,6 +57,11 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     """The architecture of a configuration; warns when a user's own file has changed since."""
     registry.warn_if_changed(config.get("sources", {}))
     entry: Architecture = registry.load("archs", str(config["arch"]))
+    if not isinstance(entry, Architecture):
+        raise XtoolError(
+            f"{config['arch']}: its `ENTRY` is no architecture",
+            "it needs the methods `configure`, `build` and `flops`; see examples/decay.py",
+        )
     return entry
 
 

@@ -66,6 +66,7 @@ PRESETS = {
         "dropout_hidden": 0.5,
     }
 }
+MAX_LAYERS, MAX_WIDTH = 4096, 1 << 24
 AXES = {
     "embed.weight": ("vocab", "d_model"),
     "embed.positions": ("context", "d_model"),
@@ -178,8 +179,9 @@ class _Entry:
     def configure(self, dials: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         c = dict(dials) | vars(shape)
         for name in ("d_model", "n_layers", "n_heads", "d_head", "d_value", "d_ff", "d_hidden"):
-            if c[name] is not None and c[name] < 1:
-                raise UsageError(f"`{name}` is {c[name]}, it must be at least 1")
+            most = MAX_LAYERS if name == "n_layers" else MAX_WIDTH
+            if c[name] is not None and not 1 <= c[name] <= most:
+                raise UsageError(f"`{name}` is {c[name]}, it must be 1 to {most}")
         if c["d_head"] is None:
             if c["d_model"] % c["n_heads"]:
                 raise UsageError(

@@ -22,12 +22,13 @@ def with_dials(function: Function, groups: Mapping[str, list[Option]]) -> Functi
     signature = inspect.signature(function)
     kept = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     taken = {p.name for p in kept}
-    added = [
-        _parameter(dial, panel)
-        for panel, dials in groups.items()
-        for dial in dials
-        if dial.name not in taken
-    ]
+    added = []
+    for panel, dials in groups.items():
+        for dial in dials:
+            if dial.name in taken:
+                raise XtoolError(f"{panel}: dial `{dial.name}` is there already", "rename it")
+            taken.add(dial.name)
+            added.append(_parameter(dial, panel))
 
     @wraps(function)
     def command(*args: Any, **named: Any) -> None:
@@ -121,4 +122,4 @@ def entry(folder: str, name: str) -> str:
 
 def run_file(path: Path | None, command: str, dials: list[Option]) -> dict[str, Any]:
     """The dials of `--config`, if it was given."""
-    return read_run_file(path, command, [d.name for d in dials]) if path else {}
+    return read_run_file(path, command, dials) if path else {}

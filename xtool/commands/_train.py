@@ -78,11 +78,15 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
         config = trained_config(parent.config, given)
     elif saved:
         config = dict(saved.config)
+        check_model(config, str(state_path(out)))
+        ready = preset(str(config["arch"]), asked.preset, asked.dial("d_model"))
         for dial in model_options(str(config["arch"]), config.get("attention")):
-            if asked.dial(dial.name) not in (None, config[dial.name]):
+            here = asked.dial(dial.name)
+            here = ready.get(dial.name) if here is None else here
+            if here not in (None, config[dial.name]):
                 raise XtoolError(
                     f"{state_path(out)}: is of another run: `{dial.name}` is {config[dial.name]} "
-                    f"there, {asked.dial(dial.name)} here",
+                    f"there, {here} here",
                     "give the same flags with `--resume`, or `--force` to start over",
                 )
     else:

@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
-from xtool.errors import UsageError, XtoolError, printable
+from xtool.errors import UsageError, XtoolError, from_os, printable
+from xtool.inputs import MAX_BYTES, decode
 
 INPUT, MODEL, OUTPUT = "Input", "Model", "Output"
+# Where a dial's value came from, in errors.
+SAID = "the command line or environment"
 
 Own = Annotated[
     list[Path] | None,
@@ -99,12 +102,24 @@ def read_stdin() -> str:
         XtoolError: it is not UTF-8 text.
     """
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise XtoolError(f"standard input: not UTF-8 text: byte {error.start}") from error
+        raw = sys.stdin.buffer.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise from_os("standard input", error) from error
+    if len(raw) > MAX_BYTES:
+        raise XtoolError(f"standard input: more than {MAX_BYTES} bytes")
+    return decode(raw, "standard input")
 
 
 def write_stdout(text: str) -> None:
-    """Data for the next command."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Data for the next command.
+
+    Raises:
+        XtoolError: it cannot be written.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise from_os("standard output", error) from error

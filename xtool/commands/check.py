@@ -38,8 +38,9 @@ def verdict(path: Path) -> str:
     from xtool.archs import read_model
     from xtool.axes import layout
     from xtool.checkpoint import Reader
+    from xtool.errors import XtoolError
     from xtool.storage import Source
-    from xtool.tasks import open_data
+    from xtool.tasks import open_data, require_fit
 
     with Source(path) as source:
         header = source.require_header()
@@ -52,6 +53,10 @@ def verdict(path: Path) -> str:
                 ours.check(name.removeprefix("model/"), tensor.shape, str(path))
     if header.kind == "model":
         read_model(path)
+        if header.task:
+            require_fit(header.config, header, str(path))
+    if header.kind == "resume" and "position" not in header.training:
+        raise XtoolError(f"{path}: the header of a resume file has no position")
     if header.kind == "data":
         open_data(path)
     return f"{header.kind}, {len(reader.names)} tensors, digest {header.digest[:16]}"

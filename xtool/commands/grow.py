@@ -11,6 +11,7 @@ from xtool.commands._ui import (
     INPUT,
     MODEL,
     OUTPUT,
+    SAID,
     Force,
     Notes,
     Out,
@@ -44,7 +45,14 @@ def grow(
     model: Annotated[list[Path], typer.Argument(help="Models, or - for their paths.")],
     d_model: Annotated[
         int | None,
-        typer.Option("--to", "--d-model", help="The new d_model.", rich_help_panel="Sizes"),
+        typer.Option(
+            "--to",
+            "--d-model",
+            help="The new d_model.",
+            rich_help_panel="Sizes",
+            envvar="XTOOL_D_MODEL",
+            show_envvar=False,
+        ),
     ] = None,
     method: Annotated[
         str,
@@ -89,7 +97,7 @@ def grow(
     operator = options("surgery/operators", "clone" if method == "auto" else method)
     sizes = [Option("d_model", "int", None, ""), *SIZES]
     from_file = run_file(config_file, "grow", sizes + operator + SEED)
-    layers = [("the command line", dials | {"d_model": d_model}), (str(config_file), from_file)]
+    layers = [(SAID, dials | {"d_model": d_model}), (str(config_file), from_file)]
     wanted = changes(resolve(sizes, layers))
     seed = resolve(SEED, layers)["seed"]
     values = resolve(operator, layers)

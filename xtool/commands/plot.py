@@ -49,7 +49,7 @@ def plot(
     """Plot rows; the picture's path goes to standard output."""
     from xtool import rows as tables
     from xtool.atomic import require_writable
-    from xtool.errors import XtoolError
+    from xtool.inputs import decode, read_bytes
 
     notes = Notes(quiet, verbose)
     name = entry("plots", kind)
@@ -57,11 +57,10 @@ def plot(
     require_writable(target, force)
     found = []
     for path in rows:
-        try:
-            text = read_stdin() if str(path) == "-" else _read(path)
-        except UnicodeDecodeError as error:
-            raise XtoolError(f"{path}: not text: byte {error.start}", "give rows") from error
-        found += tables.read(text, "standard input" if str(path) == "-" else str(path))
+        piped = str(path) == "-"
+        hint = "give a file of rows, or - for a pipe"
+        text = read_stdin() if piped else decode(read_bytes(path, hint), path)
+        found += tables.read(text, "standard input" if piped else str(path))
     chosen = tables.select(found, where or [])
     from xtool.plots import _draw
 
@@ -69,14 +68,3 @@ def plot(
     _draw.draw(asked, name, title, target)
     notes.detail(f"{len(asked.rows)} rows of {asked.y}")
     write_stdout(f"{target}\n")
-
-
-def _read(path: Path) -> str:
-    from xtool.errors import XtoolError, from_os
-
-    if path.exists() and not path.is_file():
-        raise XtoolError(f"{path}: not a regular file", "give a file of rows, or - for a pipe")
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise from_os(path, error) from error

@@ -7,7 +7,7 @@ import typer
 
 from xtool import registry
 from xtool.commands._dials import completion, entry, known, run_file, words
-from xtool.commands._ui import INPUT, Force, Notes, Out, Own, Quiet, Verbose, write_stdout
+from xtool.commands._ui import INPUT, SAID, Force, Notes, Out, Own, Quiet, Verbose, write_stdout
 from xtool.config import Option, options, resolve
 
 COMMON = [Option("seed", "int", 0, "of the split")]
@@ -52,7 +52,7 @@ def prepare(
     **dials: Any,
 ) -> None:
     """Prepare a task's data file from a corpus; its path goes to standard output."""
-    from xtool.atomic import require_writable
+    from xtool.atomic import require_apart, require_writable
     from xtool.errors import UsageError
     from xtool.tasks import make_data
 
@@ -65,7 +65,7 @@ def prepare(
     source = corpus or str(registry.literal("tasks", name, "CORPUS"))
     known_dials = options("tasks", name) + COMMON
     layers = [
-        ("the command line", dials),
+        (SAID, dials),
         (str(config_file), run_file(config_file, "prepare", known_dials)),
     ]
     values = resolve(known_dials, layers)
@@ -73,6 +73,7 @@ def prepare(
     stem = Path(source).stem if corpus and corpus not in ("-", "builtin") else ""
     target = out or Path("-".join([part for part in (Path(name).stem, stem) if part]) + ".st")
     require_writable(target, force)
+    require_apart([target], [Path(source), *(lines or ()), config_file])
     files = dict(zip(("train", "dev"), lines, strict=True)) if lines else {}
     digest = make_data(target, name, source, files, values, seed)
     notes.say(f"prepared {name} from {'lines' if lines else source}: {target} ({digest[:12]})")

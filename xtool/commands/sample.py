@@ -29,8 +29,7 @@ def sample(
     from xtool.dataset import find_data
     from xtool.evaluation.score import predict
     from xtool.seeds import derive
-    from xtool.tasks import open_data, task_of
-    from xtool.training.setup import require_fit
+    from xtool.tasks import open_data, require_fit, task_of
 
     for path in own or ():
         registry.admit(str(path))

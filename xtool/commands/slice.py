@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._ui import Force, Notes, Out, Own, Quiet, Verbose, paths, write_stdout
+from xtool.commands._ui import SAID, Force, Notes, Out, Own, Quiet, Verbose, paths, write_stdout
 from xtool.commands.grow import SIZES
 from xtool.config import Option, resolve
 
@@ -20,7 +20,14 @@ def slice_(
     model: Annotated[list[Path], typer.Argument(help="Models, or - for their paths.")],
     d_model: Annotated[
         int | None,
-        typer.Option("--to", "--d-model", help="The new d_model.", rich_help_panel="Sizes"),
+        typer.Option(
+            "--to",
+            "--d-model",
+            help="The new d_model.",
+            rich_help_panel="Sizes",
+            envvar="XTOOL_D_MODEL",
+            show_envvar=False,
+        ),
     ] = None,
     own: Own = None,
     out: Out = None,
@@ -39,7 +46,7 @@ def slice_(
     for path in own or ():
         registry.admit(str(path))
     sizes = [Option("d_model", "int", None, ""), *SIZES]
-    wanted = changes(resolve(sizes, [("the command line", dials | {"d_model": d_model})]))
+    wanted = changes(resolve(sizes, [(SAID, dials | {"d_model": d_model})]))
     found = paths(model)
     if out and len(found) > 1:
         raise UsageError(f"`-o` names one file, {len(found)} models were given")

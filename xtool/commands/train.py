@@ -12,6 +12,7 @@ from xtool.commands._ui import (
     INPUT,
     MODEL,
     OUTPUT,
+    SAID,
     Force,
     Notes,
     Out,
@@ -107,7 +108,7 @@ def train(
     **dials: Any,
 ) -> None:
     """Train a model; its path goes to standard output, its rows to NAME.rows.jsonl."""
-    from xtool.atomic import replacing, require_writable
+    from xtool.atomic import replacing, require_apart, require_writable
     from xtool.commands._progress import ProgressBar
     from xtool.commands._train import Asked, plan_run
     from xtool.training.journal import best_path, rows_path, state_path
@@ -128,12 +129,14 @@ def train(
         parent=one_path(parent) if parent else None,
         arch=chosen["arch"] if arch or from_file.get("arch") else None,
         preset=chosen["preset"],
-        layers=[("the command line", dials), (str(config_file), from_file)],
+        layers=[(SAID, dials), (str(config_file), from_file)],
         out=out,
         resume=resume,
         force=force,
     )
     run, going_on = plan_run(asked, notes)
+    made = [run.out, rows_path(run.out), state_path(run.out), best_path(run.out)]
+    require_apart([*made, *([save_config] if save_config else [])], [data, config_file])
     if save_config:
         values = {"arch": run.config["arch"], **asked.used(run), **run.dials}
         require_writable(save_config, force)
@@ -150,11 +153,8 @@ def train(
         notes.detail(f"  {name} = {value}")
     if dry_run:
         return
-    require_writable(run.out, force or going_on)
-    require_writable(state_path(run.out), force or going_on)
-    require_writable(rows_path(run.out), force or going_on)
-    if run.dials["keep_best"]:
-        require_writable(best_path(run.out), force or going_on)
+    for path in made if run.dials["keep_best"] else made[:-1]:
+        require_writable(path, force or resume)
     with ProgressBar(total, run.position.step, notes) as bar:
         digest = train_run(run, bar, resume=going_on)
     notes.detail(f"digest {digest}")

@@ -1,17 +1,14 @@
 """Corpora: where text comes from. One file a named corpus; a path or `-` is one too."""
 
 import hashlib
-import os
-import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from xtool import registry
-from xtool.errors import XtoolError, from_os, unknown
-
-MAX_BYTES = 1 << 30
+from xtool.errors import XtoolError, unknown
+from xtool.inputs import MAX_BYTES, decode, read_bytes
 
 
 @dataclass(frozen=True)
@@ -44,25 +41,11 @@ def text_of(name: str, raw: bytes, note: str = "") -> Text:
     Raises:
         XtoolError: empty, or not UTF-8 (the position is named).
     """
-    text = _decode(name, raw)
+    text = decode(raw, name)
     paragraphs = [part for part in text.split("\n\n") if part.strip()]
     if not paragraphs:
         raise XtoolError(f"{name}: the corpus is empty")
     return Text(name, paragraphs, hashlib.sha256(raw).hexdigest(), note)
-
-
-def _decode(name: str, raw: bytes) -> str:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise XtoolError(
-            f"{name}: not UTF-8 text: byte {error.start} (line {line}) is {raw[error.start]:#04x}",
-            "convert it with `iconv -t UTF-8`, or give a text file",
-        ) from error
-    if "\0" in text:
-        raise XtoolError(f"{name}: binary: byte {raw.index(0)} is 0", "give a text file")
-    return text.replace("\r\n", "\n")
 
 
 def read_lines(path: Path) -> Text:
@@ -71,8 +54,8 @@ def read_lines(path: Path) -> Text:
     Raises:
         XtoolError: unreadable, empty, or not text.
     """
-    raw = _read_file(path)
-    lines = _decode(str(path), raw).split("\n")
+    raw = read_bytes(path, "give a file with one example a line")
+    lines = decode(raw, path).split("\n")
     if lines[-1] == "":
         lines.pop()
     if not lines:
@@ -98,18 +81,4 @@ def read_corpus(name: str) -> Text:
     path = Path(name)
     if not path.exists() and path.name == name and "." not in name:
         raise unknown("corpus or file", name, registry.names("corpora"))
-    return text_of(path.name, _read_file(path))
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise from_os(path, error) from error
-    with os.fdopen(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise XtoolError(f"{path}: not a regular file", "pipe text in with `-` as the corpus")
-        if status.st_size > MAX_BYTES:
-            raise XtoolError(f"{path}: {status.st_size} bytes, at most {MAX_BYTES} are read")
-        return file.read()
+    return text_of(path.name, read_bytes(path, "pipe text in with `-` as the corpus"))

@@ -14,7 +14,7 @@ from xtool.evaluation.score import columns_of_model, score_rows, scores
 from xtool.header import Header
 from xtool.intervals import estimate, p_value
 from xtool.rows import Row, read, row
-from xtool.tasks import open_data, task_of
+from xtool.tasks import open_data, require_fit, task_of
 
 
 class Evaluator:
@@ -64,12 +64,7 @@ class Evaluator:
             self._read[data_path] = open_data(data_path)
         data = self._read[data_path]
         task = task_of(header, str(path))
-        for name, needed in vars(task.shape(data.header)).items():
-            if header.config[name] != needed:
-                raise XtoolError(
-                    f"{path}: the data {data_path} needs `{name}` {needed}, the model has "
-                    f"{header.config[name]}"
-                )
+        require_fit(header.config, data.header, str(data_path))
         model = model.to(self.device)
         found = {}
         for split in data.splits if "all" in self.splits else self.splits:

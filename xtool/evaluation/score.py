@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from xtool.averages import bounded
 from xtool.dataset import Split
+from xtool.errors import XtoolError
 from xtool.header import Header
 from xtool.intervals import estimate
 from xtool.rows import Row, row
@@ -22,6 +23,9 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
     """Each metric for each example of a split, (N,) float64 on the CPU.
 
     Batches have a fixed size, so the result depends on nothing but model and data.
+
+    Raises:
+        XtoolError: a score is NaN or infinite.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -31,7 +35,14 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
         targets = split.targets[at : at + BATCH].to(device)  # (B, T)
         found = task.score(model(inputs), targets)
         parts.append({name: values.cpu() for name, values in found.items()})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    for name, values in found.items():
+        if not torch.isfinite(values).all():
+            raise XtoolError(
+                f"the model's {name} is {float(values.mean())}: its logits are out of range",
+                "the run that made it diverged: lower `--lr`, or set `--clip 1`",
+            )
+    return found
 
 
 @torch.inference_mode()

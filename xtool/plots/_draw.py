@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from xtool import registry
 from xtool.atomic import replacing
 from xtool.averages import BASELINES
-from xtool.errors import UsageError, XtoolError, unknown
+from xtool.errors import UsageError, XtoolError, printable, unknown
 from xtool.plots import Plot, Request
 from xtool.rows import Row, require_column
 
@@ -28,6 +28,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "svg.hashsalt": "xtool",
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "figure.constrained_layout.use": True,
 }
 
@@ -95,11 +96,14 @@ def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
         for one in list(asked.baseline)[:1]:
             axes.axhline(one["value"], color="0.4", linestyle=":", label=one["metric"])
         if title:
-            axes.set_title(title)
+            axes.set_title(printable(title))
         handles, labels = axes.get_legend_handles_labels()
         if labels and (len(labels) > 1 or asked.baseline):
             figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=4)
-        picture = _bytes(figure, form, title or f"{asked.y} by {asked.x}")
+        try:
+            picture = _bytes(figure, form, title or f"{asked.y} by {asked.x}")
+        except (ValueError, OverflowError) as error:
+            raise XtoolError(f"{out}: these rows cannot be drawn: {error}") from error
     with replacing(out) as (file, _):
         file.write(picture)
 

@@ -15,11 +15,12 @@ from torch.func import functional_call
 from xtool.archs import Model, build
 from xtool.axes import Layout
 from xtool.checkpoint import Reader
-from xtool.errors import CheckFailed
+from xtool.errors import CheckFailed, XtoolError
 from xtool.seeds import derive
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-BATCH = 16
+POSITIONS = 1024
+SYMBOLS = 4096
 
 
 @dataclass(frozen=True)
@@ -62,22 +63,28 @@ def logits(reader: Reader, ours: Layout, inputs: Integer[Tensor, "B T"]) -> Floa
 
 
 def compare(small: Reader, grown: Reader, seed: int) -> Proof:
-    """Run both models on the same random inputs.
+    """Run both models on the same random inputs, of at most `POSITIONS` positions each.
 
     Args:
         small: the model that was grown, with its layout.
         grown: the written result, with its layout.
         seed: of the inputs.
+
+    Raises:
+        XtoolError: the small model's own logits are NaN or infinite.
     """
     assert small.layout is not None
     assert grown.layout is not None
     config = small.layout.config
     generator = torch.Generator().manual_seed(derive(seed, "proof"))
-    shape = (BATCH, config["context"])
+    length = min(config["context"], POSITIONS)
+    shape = (max(1, min(16, SYMBOLS // length)), length)
     inputs = torch.randint(config["vocab_size"], shape, generator=generator)  # (B, T)
     before = logits(small, small.layout, inputs)  # (B, T, C)
     after = logits(grown, grown.layout, inputs)  # (B, T, C)
     largest = float(before.abs().max())
+    if not torch.isfinite(before).all():
+        raise XtoolError(f"{small.source.path}: the model's logits are NaN or infinite")
     tolerance = TOLERANCE.get(before.dtype, 1e-2) * max(1.0, largest)
     return Proof(float((after - before).abs().max()), largest, tolerance)
 
@@ -87,5 +94,6 @@ def require_exact(proof: Proof, method: str) -> None:
     if not proof.exact:
         raise CheckFailed(
             f"`{method}` promised to be exact, but the {proof}",
-            "nothing was written; please report it with the model's `xtool inspect`",
+            "nothing was written; a float32 model can be too badly conditioned for its tolerance: "
+            "another `--method`, or one trained with `--precision fp64`",
         )

@@ -111,6 +111,17 @@ def open_data(path: Path) -> Dataset:
     return data
 
 
+def require_fit(config: Mapping[str, Any], data: Header, where: str) -> None:
+    """Raise XtoolError unless a model reads and writes what the data has."""
+    shape = task_of(data, where).shape(data)
+    for name, needed in vars(shape).items():
+        if config[name] != needed:
+            raise XtoolError(
+                f"the data needs `{name}` {needed}, the model has {config[name]}",
+                "prepare the data like the model's own; see `xtool inspect`",
+            )
+
+
 def make_data(
     out: Path,
     name: str,

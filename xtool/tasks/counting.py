@@ -21,6 +21,7 @@ from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.seeds import derive
 from xtool.tasks import Prepared, Shape, Task
+from xtool.tokenizers import restore
 from xtool.tokenizers.char import CharTokenizer
 
 OPTIONS = [
@@ -76,11 +77,10 @@ class Counting:
 
     def shape(self, header: Header) -> Shape:
         """27 symbols, `length` positions, `cap` + 1 classes."""
-        alphabet = header.tokenizer.get("alphabet")
         length, cap = header.task.get("length"), header.task.get("cap")
-        if not isinstance(alphabet, str) or not isinstance(length, int) or not isinstance(cap, int):
-            raise XtoolError("the header's counting task lacks its alphabet, length or cap")
-        return Shape(len(alphabet), length, cap + 1)
+        if type(length) is not int or type(cap) is not int:
+            raise XtoolError("the header's counting task lacks its length or cap")
+        return Shape(restore(header.tokenizer).size, length, cap + 1)
 
     def loss(
         self, logits: Float[Tensor, "B T C"], targets: Integer[Tensor, "B T"]
@@ -106,7 +106,7 @@ class Counting:
         self, header: Header, inputs: Tensor, targets: Tensor, predictions: Tensor | None
     ) -> list[str]:
         """Each string over its targets and, if given, its predictions, the wrong ones marked."""
-        tokenizer = CharTokenizer(header.tokenizer["alphabet"])
+        tokenizer = restore(header.tokenizer)
         lines: list[str] = []
         for i in range(len(inputs)):
             lines += [f"input   {tokenizer.decode(inputs[i])}", f"target  {_digits(targets[i])}"]

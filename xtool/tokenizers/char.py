@@ -16,6 +16,12 @@ class CharTokenizer:
 
     alphabet: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.alphabet, str) or len(set(self.alphabet)) != len(self.alphabet):
+            raise XtoolError("the header's alphabet is not text of different characters")
+        if not self.alphabet:
+            raise XtoolError("the header's alphabet is empty")
+
     @property
     def size(self) -> int:
         """How many characters it knows."""
@@ -48,7 +54,7 @@ class CharTokenizer:
 
 class _Kind:
     def restore(self, header: dict[str, Any]) -> Tokenizer:
-        return CharTokenizer(str(header["alphabet"]))
+        return CharTokenizer(header.get("alphabet", ""))
 
 
 ENTRY: TokenizerKind = _Kind()

@@ -5,12 +5,11 @@ never mix on one output, and a killed run holds nothing.
 """
 
 import fcntl
-import json
 import os
 from pathlib import Path
 
 from xtool.errors import XtoolError, from_os
-from xtool.rows import Row, to_jsonl
+from xtool.rows import Row, read, to_jsonl
 
 
 class Journal:
@@ -45,14 +44,12 @@ class Journal:
         """Rows up to step `keep`: they come first, and what follows them is cut off in place."""
         kept: list[Row] = []
         end = 0
-        lines = self._file.readlines() if keep is not None else []
-        for line in lines:
+        for line in self._file.readlines() if keep is not None else []:
             try:
-                one = json.loads(line)
-            except ValueError:
+                one = read(line.decode("utf-8"), self.path.name)[0]
+            except (UnicodeDecodeError, XtoolError):
                 break
-            whole = isinstance(one, dict) and isinstance(one.get("step"), int)
-            if not whole or one["step"] > keep or one.get("digest"):
+            if not isinstance(one["step"], int) or one["step"] > (keep or 0) or one["digest"]:
                 break
             kept.append(one)
             end += len(line)

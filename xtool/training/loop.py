@@ -54,6 +54,12 @@ class _Loop:
         if resume:
             load_state(run, self.state_path, self.optimizer)
         self.journal = Journal(rows_path(run.out), run.position.step if resume else None)
+        if resume and len(self.journal.kept) != run.position.rows:
+            listener.note(
+                f"{self.journal.path}: {len(self.journal.kept)} rows before step "
+                f"{run.position.step}, the run wrote {run.position.rows}"
+            )
+            run.position.rows = len(self.journal.kept)
         self.began = time.monotonic() - self.journal.seconds
         self.losses: list[Tensor] = []
         self.params = count(run.model)
@@ -159,6 +165,7 @@ class _Loop:
             at.loss_sum, at.loss_count = 0.0, 0
         rows += self._reached(rows, base)
         self.journal.write(rows)
+        at.rows += len(rows)
         self.listener.evaluated(rows)
         loss = next(one["value"] for one in rows if one["metric"] == "loss")
         if run.dials["keep_best"] and (at.best is None or loss < at.best):

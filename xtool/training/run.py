@@ -27,6 +27,7 @@ class Position:
     reached: bool = False
     loss_sum: float = 0.0
     loss_count: int = 0
+    rows: int = 0
 
 
 class Listener(Protocol):

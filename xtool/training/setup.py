@@ -1,5 +1,6 @@
 """Setting a run up: data, architecture and dials become a `Run`, its model with first values."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from xtool.archs import architecture, build, fill, start
 from xtool.axes import Layout, layout
 from xtool.checkpoint import model_reader
 from xtool.dataset import Dataset
-from xtool.errors import UsageError, XtoolError
+from xtool.errors import UsageError, XtoolError, unknown
 from xtool.header import Header
 from xtool.lineage import Step, step
 from xtool.storage import Source
-from xtool.tasks import Shape, task_of
+from xtool.tasks import Shape, require_fit, task_of
 from xtool.training.dials import REPORT
 from xtool.training.run import Run
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+MAX_THREADS = 1024
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 WIDTHS = ("d_head", "d_value", "d_ff", "d_hidden")
 
@@ -34,8 +37,6 @@ def preset(arch: str, name: str | None, d_model: int | None) -> dict[str, Any]:
         return {}
     presets = registry.literal("archs", arch, "PRESETS", {})
     if name not in presets:
-        from xtool.errors import unknown
-
         raise unknown("preset", name, presets)
     dials = dict(presets[name])
     if d_model is not None and "d_model" in dials:
@@ -57,6 +58,8 @@ def device_of(name: str) -> torch.device:
     Raises:
         XtoolError: this machine or this build of torch has none.
     """
+    if name not in DEVICES:
+        raise unknown("device", name, DEVICES)
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next((kind for kind, there in usable.items() if there), "cpu"))
@@ -68,8 +71,8 @@ def device_of(name: str) -> torch.device:
 def threads_of(wanted: int | None) -> int:
     """Set the number of CPU threads, and return it."""
     if wanted is not None:
-        if wanted < 1:
-            raise UsageError(f"`--threads` is {wanted}, it must be at least 1")
+        if not 1 <= wanted <= MAX_THREADS:
+            raise UsageError(f"`--threads` is {wanted}, it must be 1 to {MAX_THREADS}")
         torch.set_num_threads(wanted)
     return torch.get_num_threads()
 
@@ -97,17 +100,6 @@ def trained_config(config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[
                 "`xtool grow` and `xtool slice` change a trained model",
             )
     return dict(config) | {k: v for k, v in asked.items() if v is not None}
-
-
-def require_fit(config: Mapping[str, Any], data: Header, where: str) -> None:
-    """Raise XtoolError unless a model reads and writes what the data has."""
-    shape = task_of(data, where).shape(data)
-    for name, needed in vars(shape).items():
-        if config[name] != needed:
-            raise XtoolError(
-                f"the data needs `{name}` {needed}, the model has {config[name]}",
-                "prepare the data like the model's own; see `xtool inspect`",
-            )
 
 
 def set_up(
@@ -154,12 +146,19 @@ def set_up(
         task=task_of(data.header, "data"),
         data=data,
         dials=final,
-        flops=architecture(config).flops(config),
+        flops=_flops(config),
         before=before,
         lineage=[*steps, _step(config, final, inputs)],
         out=out,
         threads=threads,
     )
+
+
+def _flops(config: Mapping[str, Any]) -> int:
+    flops = architecture(config).flops(config)
+    if not isinstance(flops, int) or flops < 1:
+        raise XtoolError(f"{config['arch']}: `flops` gives {flops!r}, not a whole number above 0")
+    return flops
 
 
 def _fill_from(model: nn.Module, ours: Layout, parent: Path) -> Header:
@@ -176,6 +175,7 @@ def _step(config: Mapping[str, Any], dials: Mapping[str, Any], inputs: dict[str,
     return step("train", {**fresh, **options}, inputs, dials["seed"])
 
 
+MOST = 1e15
 RANGES = {
     "epochs": 0,
     "steps": 0,
@@ -192,8 +192,8 @@ RANGES = {
 def check_dials(dials: Mapping[str, Any], data: Dataset) -> None:
     """Raise UsageError for a training dial outside its range."""
     for name, low in RANGES.items():
-        if dials[name] is not None and dials[name] < low:
-            raise UsageError(f"`{name}` is {dials[name]}, it must be at least {low}")
+        if dials[name] is not None and not low <= dials[name] <= MOST:
+            raise UsageError(f"`{name}` is {dials[name]}, it must be {low} to {MOST:g}")
     for name in ("lr", "adam_eps"):
         if dials[name] <= 0:
             raise UsageError(f"`{name}` is {dials[name]}, it must be above 0")
@@ -203,11 +203,11 @@ def check_dials(dials: Mapping[str, Any], data: Dataset) -> None:
     if dials["reach"]:
         metric, _, value = dials["reach"].partition("=")
         try:
-            float(value)
-        except ValueError as error:
-            raise UsageError(f"`--reach {dials['reach']}` is not METRIC=VALUE") from error
+            finite = math.isfinite(float(value))
+        except ValueError:
+            finite = False
+        if not finite:
+            raise UsageError(f"`--reach {dials['reach']}` is not METRIC=VALUE")
         known = task_of(data.header, "data").metrics
         if metric not in known:
-            from xtool.errors import unknown
-
             raise unknown("metric", metric, known)

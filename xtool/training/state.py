@@ -52,6 +52,13 @@ def load_state(run: Run, path: Path, optimizer: torch.optim.Optimizer) -> None:
         if name not in tensors or tensors[name].shape != tensor.shape:
             raise XtoolError(f"{path}: lacks `{name}` of shape {list(tensor.shape)}")
     position = Position(**header.training["position"])
+    steps = header.training.get("progress", {}).get("steps")
+    if position.step > run.total_steps or position.step != steps:
+        raise XtoolError(
+            f"{path}: its position is step {position.step}, its progress {steps} of "
+            f"{run.total_steps}",
+            "`--force` starts over",
+        )
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(tensors[name])
@@ -75,7 +82,15 @@ def require_same_run(run: Run, path: Path) -> None:
 
     with Source(path) as source:
         header = source.require_header("resume")
+    if not header.lineage or "position" not in header.training:
+        raise XtoolError(f"{path}: its header names no run or no position", "`--force` starts over")
     theirs, ours = header.lineage[-1], run.lineage[-1]
+    for role in sorted(set(theirs.inputs) | set(ours.inputs)):
+        if theirs.inputs.get(role) != ours.inputs.get(role):
+            raise XtoolError(
+                f"{path}: is of another run: its `{role}` input is another file",
+                "give the same inputs with `--resume`, or `--force` to start over",
+            )
     for name, was, now in (
         ("seed", theirs.seed, ours.seed),
         ("version", theirs.version, ours.version),
@@ -92,10 +107,4 @@ def require_same_run(run: Run, path: Path) -> None:
                 f"{path}: is of another run: `{name}` is {theirs.options.get(name)} there, "
                 f"{ours.options.get(name)} here",
                 "give the same flags with `--resume`, or `--force` to start over",
-            )
-    for role in sorted(set(theirs.inputs) | set(ours.inputs)):
-        if theirs.inputs.get(role) != ours.inputs.get(role):
-            raise XtoolError(
-                f"{path}: is of another run: its `{role}` input is another file",
-                "give the same inputs with `--resume`, or `--force` to start over",
             )
