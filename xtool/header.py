@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
 
 from xtool.errors import XtoolError
+from xtool.inputs import strict_json
 from xtool.lineage import Step
 
 NO_DIGEST = "0" * 64
@@ -94,28 +95,6 @@ class Header(BaseModel):
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys, no spaces, ASCII only; equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def strict_json(text: str) -> Any:
-    """Parse JSON, refusing duplicate keys and numbers that JSON does not have.
-
-    Raises:
-        ValueError: not JSON, nested too deeply, a key given twice, NaN or infinity.
-    """
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        out = dict(items)
-        if len(out) != len(items):
-            raise ValueError("a key stands twice")
-        return out
-
-    def constant(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
-
-    try:
-        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
 
 
 def read_header(text: str, where: str) -> Header:

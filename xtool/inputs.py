@@ -1,8 +1,10 @@
-"""Input files of any kind: regular, of bounded size, and never waited for."""
+"""Input files of any kind: regular, of bounded size, never waited for, and strictly decoded."""
 
+import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from xtool.errors import XtoolError, from_os
 
@@ -55,3 +57,25 @@ def decode(raw: bytes, where: object) -> str:
     if "\0" in text:
         raise XtoolError(f"{where}: binary: byte {raw.index(0)} is 0", "give a text file")
     return text.replace("\r\n", "\n")
+
+
+def strict_json(text: str) -> Any:
+    """Parse JSON, refusing duplicate keys and numbers that JSON does not have.
+
+    Raises:
+        ValueError: not JSON, nested too deeply, a key given twice, NaN or infinity.
+    """
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(items)
+        if len(out) != len(items):
+            raise ValueError("a key stands twice")
+        return out
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from xtool.errors import UsageError, XtoolError, unknown
-from xtool.header import strict_json
+from xtool.inputs import strict_json
 
 Row = dict[str, Any]
 
@@ -89,8 +89,8 @@ def render(rows: Sequence[Row], form: str, columns: Sequence[str] | None = None)
     Args:
         rows: what to show.
         form: the format.
-        columns: for tables, which columns; by default those of `TABLE` that have a value, and
-            whatever free columns tell rows apart.
+        columns: for tables, which columns; by default those of `TABLE` that have a value, the seed
+            and replica where they differ, and the free columns.
 
     Raises:
         UsageError: unknown format.
@@ -103,7 +103,9 @@ def render(rows: Sequence[Row], form: str, columns: Sequence[str] | None = None)
         return to_csv(rows)
     if columns is None:
         free = [name for name in columns_of(rows)[len(COLUMNS) :] if name not in TABLE]
-        some = [name for name in [*TABLE, *free] if any(one.get(name) is not None for one in rows)]
+        differ = [n for n in ("seed", "replica") if len({one.get(n) for one in rows}) > 1]
+        shown = [TABLE[0], *differ, *TABLE[1:], *free]
+        some = [name for name in shown if any(one.get(name) is not None for one in rows)]
         columns = [n for n in some if not n.startswith("lineage_") or n in TABLE]
     return to_table(rows, columns, markdown=form == "markdown")
 

@@ -21,8 +21,8 @@ from blake3 import blake3
 
 from xtool.atomic import replacing, require_space
 from xtool.errors import CheckFailed, XtoolError
-from xtool.header import NO_DIGEST, Header, read_header, strict_json
-from xtool.inputs import open_regular
+from xtool.header import NO_DIGEST, Header, read_header
+from xtool.inputs import open_regular, strict_json
 
 BYTES = {
     "F64": 8,
