@@ -23,6 +23,7 @@ MARKERS = "osD^vPX"
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.3,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -52,7 +52,8 @@ def bars(axes: "Axes", request: Request) -> None:
         rotation=30 if turned else 0,
         ha="right" if turned else "center",
     )
-    axes.set_xlim(-0.75, max(len(groups) - 0.25, 1.75))
+    margin = max(0.75, 1.75 - len(groups) / 2)
+    axes.set_xlim(-margin, len(groups) - 1 + margin)
     axes.grid(axis="x", visible=False)
     axes.set_xlabel("" if request.x == "label" else request.x.replace("_", " "))
 
