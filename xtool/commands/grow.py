@@ -66,6 +66,13 @@ def grow(
             show_envvar=False,
         ),
     ] = "auto",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also prove on this data, and give the loss before and after.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     config_file: Annotated[
         Path | None,
         typer.Option("--config", help="A TOML file with a table `[grow]`.", rich_help_panel=INPUT),
@@ -73,6 +80,21 @@ def grow(
     own: Own = None,
     out: Out = None,
     force: Force = False,
+    tol: Annotated[
+        float | None,
+        typer.Option(
+            help="What may differ, relative to the largest logit. [default: 1e-5, float64 1e-10]",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    proof: Annotated[
+        bool,
+        typer.Option(
+            "--proof/--no-proof",
+            help="Compare the written file with the small model.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done.", rich_help_panel=OUTPUT)
     ] = False,
@@ -86,8 +108,9 @@ def grow(
     from xtool.commands._resize import changes, target
     from xtool.errors import UsageError
     from xtool.storage import Source
-    from xtool.surgery.grow import Plan, plan
+    from xtool.surgery.grow import Plan, Proving, plan
     from xtool.surgery.grow import grow as grow_file
+    from xtool.tasks import open_data
 
     notes = Notes(quiet, verbose)
     for path in own or ():
@@ -101,14 +124,18 @@ def grow(
     wanted = changes(resolve(sizes, layers))
     seed = resolve(SEED, layers)["seed"]
     values = resolve(operator, layers)
-    found = paths(model)
-    if out and len(found) > 1:
-        raise UsageError(f"`-o` names one file, {len(found)} models were given")
+    models = paths(model)
+    if out and len(models) > 1:
+        raise UsageError(f"`-o` names one file, {len(models)} models were given")
+
+    if tol is not None and not 0 < tol < 1:
+        raise UsageError(f"`--tol` is {tol}, it must be above 0 and below 1")
+    proving = Proving(proof, tol, open_data(data) if data else None)
 
     def make_plan(reader: Reader) -> Plan:
         return plan(reader, wanted, method, values, seed)
 
-    for path in found:
+    for path in models:
         if dry_run:
             with Source(path) as source:
                 chosen = make_plan(model_reader(source))
@@ -117,9 +144,9 @@ def grow(
             continue
         place = target(path, out, wanted)
         require_writable(place, force)
-        chosen, proof, digest = grow_file(path, place, make_plan)
+        chosen, found, digest = grow_file(path, place, make_plan, proving)
         kind = "exact" if chosen.exact else "approximate: the function has changed"
         notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}")
-        notes.say(f"{chosen.method} ({kind}): {proof}")
+        notes.say(f"{chosen.method} ({kind}): {found or 'not proved, as asked'}")
         notes.detail(f"digest {digest}")
         write_stdout(f"{place}\n")

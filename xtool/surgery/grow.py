@@ -16,6 +16,7 @@ from xtool import registry
 from xtool.archs import checked
 from xtool.axes import Layout, layout
 from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
+from xtool.dataset import Dataset
 from xtool.errors import UsageError
 from xtool.lineage import step
 from xtool.storage import Source, Spec
@@ -135,16 +136,28 @@ def _plan_one(
     return Plan(method, growth, changed(old.config, new_config))
 
 
-def grow(path: Path, out: Path, make_plan: Callable[[Reader], Plan]) -> tuple[Plan, Proof, str]:
+@dataclass(frozen=True)
+class Proving:
+    """How a growth is proved: its own relative tolerance, or on data too; or not at all."""
+
+    wanted: bool = True
+    tolerance: float | None = None
+    data: Dataset | None = None
+
+
+def grow(
+    path: Path, out: Path, make_plan: Callable[[Reader], Plan], proving: Proving = Proving()
+) -> tuple[Plan, Proof | None, str]:
     """Grow a model file into another.
 
     Args:
         path: the small model.
         out: where the grown one goes; it appears only when its proof holds.
         make_plan: decides what to do, from a reader of the small model.
+        proving: how the written file is compared with the small model.
 
     Returns:
-        what was done, what the proof found on the written file, and its digest.
+        what was done, what the proof found on the written file or None, and its digest.
 
     Raises:
         XtoolError: an unreadable model, or no space.
@@ -174,9 +187,12 @@ def grow(path: Path, out: Path, make_plan: Callable[[Reader], Plan]) -> tuple[Pl
 
         def prove(temporary: Path) -> None:
             with Source(temporary) as written:
-                found.append(compare(reader, model_reader(written), growth.seed))
+                grown = model_reader(written)
+                found.append(compare(reader, grown, growth.seed, proving.tolerance, proving.data))
             if chosen.exact:
                 require_exact(found[0], chosen.method)
 
-        digest = save_streamed(out, new_header, specs, chosen.rows, prove)
-    return chosen, found[0], digest
+        digest = save_streamed(
+            out, new_header, specs, chosen.rows, prove if proving.wanted else None
+        )
+    return chosen, found[0] if found else None, digest
