@@ -533,3 +533,12 @@ def test_impossible_values_are_refused(
     done = xtool("train", data, "--dry-run", *args, "-o", "m.st")
     assert done.code == 2
     assert message in done.err
+
+
+@pytest.mark.slow
+def test_the_growth_experiment_runs(tmp_path: Path) -> None:
+    done = shell(f"bash {ROOT / 'examples' / 'growth.sh'} --fast out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| untrained pad | dev   | accuracy_difference |" in table
+    assert (tmp_path / "out" / "curves-16.png").exists()

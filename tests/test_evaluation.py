@@ -108,6 +108,14 @@ def test_a_model_is_not_averaged_with_itself(models: Path, xtool: Callable[..., 
     assert once == twice
 
 
+def test_files_of_rows_are_tables_too(models: Path, xtool: Callable[..., Result]) -> None:
+    chosen = ["--where", "metric=loss", "--where", "split=dev", "--where", "epoch=0"]
+    done = xtool("evaluate", "0.rows.jsonl", "1.rows.jsonl", *chosen, "--format", "csv")
+    (models / "both.csv").write_text(done.out)
+    assert len(rows.read(done.out, "x")) == 2
+    assert xtool("evaluate", "both.csv", "--format", "csv").out == done.out
+
+
 def test_all_splits_in_one_call(models: Path, xtool: Callable[..., Result]) -> None:
     done = xtool("evaluate", "0.st", "--split", "all", "--format", "jsonl")
     assert [one["split"] for one in rows.read(done.out, "x") if one["metric"] == "loss"] == [

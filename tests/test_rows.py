@@ -90,3 +90,27 @@ def test_a_table_aligns_and_markdown_has_a_rule() -> None:
     text = rows.render([ONE, TWO], "table")
     assert len({len(line.rstrip()) >= 5 for line in text.splitlines()}) == 1
     assert rows.render([ONE], "markdown").splitlines()[1].startswith("| ---")
+
+
+def run(label: str, seed: int, value: float) -> rows.Row:
+    return rows.row(label=label, seed=seed, value=value, metric="accuracy", split="dev")
+
+
+def test_labels_are_compared_pair_by_pair() -> None:
+    many = [run("a", seed, 0.1 * seed) for seed in range(3)]
+    many += [run("b", seed, 0.1 * seed + 0.1 * (seed + 1)) for seed in range(3)]
+    (found,) = averages.paired(many, "a", "seed")
+    assert (found["label"], found["against"], found["n"]) == ("b", "a", 3)
+    assert found["metric"] == "accuracy_difference"
+    assert found["value"] == pytest.approx(0.2)
+    assert found["p_value"] == pytest.approx(0.07418, abs=1e-5)
+    with pytest.raises(UsageError, match="has no row of seed 3"):
+        averages.paired([*many, run("b", 3, 0.0)], "a", "seed")
+    with pytest.raises(UsageError, match="two rows of `a`"):
+        averages.paired([*many, run("a", 0, 0.0)], "a", "seed")
+    with pytest.raises(UsageError, match="unknown label"):
+        averages.paired(many, "c", "seed")
+
+
+def test_a_number_is_selected_by_its_value() -> None:
+    assert rows.select([ONE, TWO], ["loops=3.0", "seed=0,2"]) == [ONE]

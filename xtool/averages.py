@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from xtool.errors import UsageError
-from xtool.intervals import Estimate, estimate, wilson
+from xtool.errors import UsageError, unknown
+from xtool.intervals import Estimate, estimate, p_value, wilson
 from xtool.rows import Row, require_column, row, short
 
 BASELINES = ("majority",)
@@ -90,6 +90,46 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
         made = row(**dict(key)) | {"value": mean.value, "low": mean.low, "high": mean.high}
         costs = ("params", "flops", "lineage_flops", "seconds", "lineage_seconds")
         out.append(made | {"n": len(found)} | {name: _mean(found, name) for name in costs})
+    return out
+
+
+def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
+    """Differences of every other label from one, paired by `over`, such as `seed`.
+
+    Returns:
+        a row for each label, metric and split, the metric named `accuracy_difference`, with a t
+        interval, the p-value of a two-sided paired t test, and `n` the number of pairs.
+
+    Raises:
+        UsageError: no such label, or a row without its partner.
+    """
+    base: dict[tuple[Any, ...], Row] = {}
+    others: dict[tuple[Any, ...], dict[Any, Row]] = {}
+    for one in rows:
+        place = (one["metric"], one["split"])
+        if one["metric"] in BASELINES:
+            continue
+        if one["label"] == label:
+            if (*place, one.get(over)) in base:
+                raise UsageError(f"two rows of `{label}` have {over} {one.get(over)}")
+            base[*place, one.get(over)] = one
+        else:
+            others.setdefault((one["label"], *place), {})[one.get(over)] = one
+    if not base:
+        raise unknown("label", label, {str(one["label"]) for one in rows})
+    out = []
+    for (name, metric, split), found in others.items():
+        place = (metric, split)
+        lone = [value for value in found if (*place, value) not in base]
+        if lone:
+            raise UsageError(f"`{label}` has no row of {over} {lone[0]} to pair with `{name}`")
+        pairs = [one["value"] - base[*place, value]["value"] for value, one in found.items()]
+        mean, first = estimate(pairs), next(iter(found.values()))
+        numbers = {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
+        kept = {c: first[c] for c in ("arch", "task", "split", "device")}
+        metric = f"{first['metric']}_difference"
+        made = row(label=name, metric=metric, **kept, **numbers)
+        out.append(made | {"against": label, "p_value": p_value(pairs)})
     return out
 
 

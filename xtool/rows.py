@@ -200,11 +200,18 @@ def select(rows: Sequence[Row], where: Sequence[str]) -> list[Row]:
         if not equals:
             raise UsageError(f"`{condition}` is not COLUMN=VALUE")
         require_column(rows, name)
-        kept = [one for one in kept if str(one.get(name)) in wanted.split(",")]
+        kept = [one for one in kept if any(_same(one.get(name), w) for w in wanted.split(","))]
         if not kept:
             found = sorted({str(one.get(name)) for one in rows})
             raise XtoolError(f"no row has `{condition}`", f"`{name}` is one of: {', '.join(found)}")
     return kept
+
+
+def _same(cell: Any, wanted: str) -> bool:
+    """Whether a cell is what was asked for; 10 and 10.0 are the same number."""
+    if isinstance(cell, int | float):
+        return bool(cell == _number(wanted))
+    return str(cell) == wanted
 
 
 def require_column(rows: Sequence[Row], name: str) -> None:

@@ -14,7 +14,10 @@ from xtool.rows import FORMATS
 
 
 def evaluate(
-    model: Annotated[list[Path], typer.Argument(help="Models, or - for their paths.")],
+    model: Annotated[
+        list[Path],
+        typer.Argument(help="Models or files of rows (.jsonl, .csv), or - for their paths."),
+    ],
     data: Annotated[
         Path | None,
         typer.Option(help="The data; by default that of the lineage.", rich_help_panel=INPUT),
@@ -23,8 +26,11 @@ def evaluate(
         str, typer.Option(help="train, dev, test or all.", rich_help_panel=INPUT)
     ] = "dev",
     against: Annotated[
-        Path | None,
-        typer.Option(help="Also the paired difference from this model.", rich_help_panel=INPUT),
+        str | None,
+        typer.Option(
+            help="Also the paired difference from this model; with --over, from this label.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     own: Own = None,
     device: Annotated[
@@ -74,11 +80,12 @@ def evaluate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Evaluate models; rows go to standard output."""
+    """Evaluate models, or average rows; rows go to standard output."""
     from xtool import averages
     from xtool import rows as tables
     from xtool.errors import UsageError, unknown
     from xtool.evaluation.models import Evaluator
+    from xtool.inputs import decode, read_bytes
     from xtool.training.setup import device_of, threads_of
 
     notes = Notes(quiet, verbose)
@@ -90,14 +97,20 @@ def evaluate(
     if label and len(label) != len(found):
         raise UsageError(f"{len(label)} labels for {len(found)} models", "one `--label` for each")
     threads_of(threads)
+    other = Path(against) if against and not over else None
     evaluator = Evaluator(data, split.split(","), device_of(device))
     rows = []
     names: Sequence[str | None] = label or [None] * len(found)
     for path, name in zip(found, names, strict=True):
         notes.detail(f"evaluating {path}")
-        rows += evaluator.rows(path, name, against)
+        if path.suffix in (".jsonl", ".csv"):
+            rows += tables.read(decode(read_bytes(path, "give a file of rows"), path), str(path))
+        else:
+            rows += evaluator.rows(path, name, other)
     rows = tables.select(rows, where or [])
-    rows = averages.average(rows, over) if over else rows
+    if over:
+        pairs = averages.paired(rows, against, over) if against else []
+        rows = averages.average(rows, over) + pairs
     shape = form or ("table" if sys.stdout.isatty() else "csv")
     if pivot is None:
         write_stdout(tables.render(rows, shape))
