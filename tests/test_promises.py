@@ -37,7 +37,7 @@ def test_a_trained_model_grows_without_losing_anything(
             assert not (tmp_path / out).exists()
             continue
         assert done.code == 0, done.err
-        found = re.search(r"difference (\S+) of (\S+) \(exact: at most (\S+)\)", done.err)
+        found = re.search(r"difference (\S+) of (\S+) \(at most (\S+)\)", done.err)
         assert found is not None
         difference, largest, allowed = map(float, found.groups())
         share = 1e-10 if precision == "fp64" else 1e-5

@@ -8,7 +8,8 @@ from xtool.intervals import Estimate, estimate, p_value, wilson
 from xtool.rows import Row, require_column, row, short
 
 BASELINES = ("majority",)
-UNLIKE = ("arch", "task", "split", "metric")
+ALONGSIDE = ("metric", "split", "seed", "replica", "step", "epoch")
+UNLIKE = ("arch", "task", "data", "split", "metric")
 FRACTIONS = ("accuracy", *BASELINES)
 
 
@@ -38,7 +39,7 @@ def summarise(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...],
             values = sorted({str(one.get(name)) for one in found})
             if len(values) > 1:
                 raise UsageError(
-                    f"rows with `{name}` {' and '.join(values)} would be averaged as one",
+                    f"rows with `{name}` {' and '.join(values[:2])} would be averaged as one",
                     f"choose one with `--where {name}={values[0]}`",
                 )
     return {key: _estimate(found) for key, found in cells.items()}
@@ -143,7 +144,8 @@ def _mean(rows: Sequence[Row], name: str) -> float | int | None:
 def pivot(rows: Sequence[Row], down: str, across: str) -> tuple[list[Row], list[str]]:
     """A results table: one line a value of `down`, one column a value of `across`.
 
-    Every column after the first is followed by its difference from the first.
+    Every column after the first is followed by its difference from the first, unless the columns
+    are repetitions or different things.
 
     Returns:
         the lines, and their columns in order.
@@ -164,7 +166,7 @@ def pivot(rows: Sequence[Row], down: str, across: str) -> tuple[list[Row], list[
     heads = list(dict.fromkeys(key[1] for key in cells))
     lines, columns = [], [down]
     for head in heads:
-        plain = head == heads[0] or across == "metric"
+        plain = head == heads[0] or across in ALONGSIDE
         columns += [str(head)] if plain else [str(head), f"{head} - {heads[0]}"]
     for side in dict.fromkeys(key[0] for key in cells):
         line: Row = {down: side}
@@ -172,7 +174,7 @@ def pivot(rows: Sequence[Row], down: str, across: str) -> tuple[list[Row], list[
         for head in heads:
             here = cells.get((side, head))
             line[str(head)] = _with_interval(here) if here else None
-            if here and first and head != heads[0] and across != "metric":
+            if here and first and head != heads[0] and across not in ALONGSIDE:
                 line[f"{head} - {heads[0]}"] = f"{here.value - first.value:+.4f}"
         lines.append(line)
     return lines, columns

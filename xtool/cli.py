@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from traceback import extract_tb
 from typing import Annotated, NoReturn
@@ -52,7 +53,7 @@ def make_app() -> typer.Typer:
             function = with_dials(function, module.panels())
         elif hasattr(module, "panels"):
             function = with_dials(function, {})
-        epilog = EPILOG if hasattr(module, "panels") else None
+        epilog = EPILOG if "config_file" in signature(function).parameters else None
         app.command(name, cls=GroupedCommand, epilog=epilog)(function)
     return app
 
@@ -116,7 +117,7 @@ def _explain(error: Exception) -> NoReturn:
     what = f"{type(error).__name__}: {error}".partition("\n")[0]
     if "out of memory" in what or "allocate memory" in what:
         fail("out of memory", "a smaller model, batch or corpus needs less", 1)
-    own = {str(path.resolve()): path for path in registry.admitted()}
+    own = {str(path.resolve()): path for path in registry.admitted().values()}
     frames = [f for f in extract_tb(error.__traceback__) if str(Path(f.filename).resolve()) in own]
     if frames:
         place = f"{own[str(Path(frames[-1].filename).resolve())]}, line {frames[-1].lineno}"
@@ -135,7 +136,7 @@ def _warn(message: Warning | str, *rest: object, **more: object) -> None:
 def _usage(error: Exception) -> NoReturn:
     """A command line that does not parse, in our own words' form."""
     message = getattr(error, "format_message", lambda: str(error))()
-    message = message.rstrip(".")
+    message = message.partition(" (Possible options")[0].rstrip(".")
     if near := getattr(error, "possibilities", None):
         message += f": did you mean {', '.join(near)}?"
     context = getattr(error, "ctx", None)

@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -33,17 +33,25 @@ def admit(path: str) -> str:
         UsageError: no such file, or not a `.py` file.
     """
     own = Path(path)
-    if own.suffix != ".py" or not own.is_file():
+    if own.suffix != ".py":
         raise UsageError(f"{path}: not a Python file", "own files end in `.py`")
+    if not own.is_file():
+        raise UsageError(f"{path}: no such file")
     if _admitted.get(own.name, own).resolve() != own.resolve():
         raise UsageError(f"{path}: another file of that name was given: {_admitted[own.name]}")
     _admitted[own.name] = own
     return own.name
 
 
-def admitted() -> list[Path]:
-    """The user's own files that were passed to this process."""
-    return list(_admitted.values())
+def admitted() -> dict[str, Path]:
+    """The user's own files that were passed to this process, by name."""
+    return dict(_admitted)
+
+
+def own_files(config: Mapping[str, Any]) -> list[str]:
+    """The user's own files that a model's configuration names."""
+    used = (config.get("arch"), config.get("attention"))
+    return [name for name in used if isinstance(name, str) and name.endswith(".py")]
 
 
 def names(folder: str) -> list[str]:

@@ -102,8 +102,8 @@ def render(rows: Sequence[Row], form: str, columns: Sequence[str] | None = None)
     if form == "csv":
         return to_csv(rows)
     if columns is None:
-        free = [name for name in columns_of(rows)[len(COLUMNS) :] if name not in TABLE]
-        differ = [n for n in ("seed", "replica") if len({one.get(n) for one in rows}) > 1]
+        free = [n for n in columns_of(rows)[len(COLUMNS) :] if n not in (*TABLE, "data")]
+        differ = [n for n in ("seed", "replica", "data") if len({one.get(n) for one in rows}) > 1]
         shown = [TABLE[0], *differ, *TABLE[1:], *free]
         some = [name for name in shown if any(one.get(name) is not None for one in rows)]
         columns = [n for n in some if not n.startswith("lineage_") or n in TABLE]

@@ -36,6 +36,7 @@ class Asked:
     out: Path | None
     resume: bool
     force: bool
+    dry_run: bool = False
 
     def dial(self, name: str) -> Any:
         """A dial as the user gave it, or None."""
@@ -114,6 +115,11 @@ def _default_data(asked: Asked, parent: Header | None, notes: Notes) -> Path:
     if path.exists():
         notes.say(f"no data named: using {path}")
         return path
+    if asked.dry_run:
+        raise UsageError(
+            f"no data named, and the default task is not prepared yet in {path}",
+            f"`xtool prepare {task} -o {path}`",
+        )
     FOLDER.mkdir(exist_ok=True)
     corpus = registry.literal("tasks", task, "CORPUS")
     notes.say(f"no data named: preparing the default task, {task} from {corpus}, into {path}")
@@ -155,8 +161,14 @@ def _training_dials(
     if not resuming:
         old = {k: v for k, v in old.items() if k not in (*LENGTH, "device")}
     dials = resolve(RESULT + REPORT, [*asked.layers, ("the checkpoint", old), ("task", task)])
-    if asked.dial("steps") is not None and asked.dial("epochs") is not None:
-        raise UsageError("`--steps` and `--epochs` exclude each other")
+    for where, values in asked.layers:
+        said = [name for name in ("steps", "epochs") if values.get(name) is not None]
+        if len(said) == 2:
+            raise UsageError(f"`--steps` and `--epochs` exclude each other in {where}")
+        if said == ["epochs"]:
+            dials["steps"] = None
+        if said:
+            break
     if dials["steps"] is not None:
         dials["epochs"] = None
     return dials

@@ -13,7 +13,10 @@ def check(
     file: Annotated[list[Path], typer.Argument(help="Files, or - for their paths.")],
     own: Own = None,
 ) -> None:
-    """Check files; a verdict for each goes to standard output, exit code 3 if one is bad."""
+    """Read every byte of files and judge them.
+
+    A verdict for each goes to standard output; exit code 3 if one is bad.
+    """
     from xtool.errors import XtoolError
 
     for path in own or ():
@@ -46,12 +49,13 @@ def verdict(path: Path) -> str:
         header = source.require_header()
         source.verify()
         reader = Reader(source)
-        ours = layout(header.config) if header.kind == "resume" else None
+        foreign = [n for n in registry.own_files(header.config) if n not in registry.admitted()]
+        ours = layout(header.config) if header.kind == "resume" and not foreign else None
         for name in reader.names:
             tensor = reader.tensor(name)
             if ours and name.startswith("model/"):
                 ours.check(name.removeprefix("model/"), tensor.shape, str(path))
-    if header.kind == "model":
+    if header.kind == "model" and not foreign:
         read_model(path)
         if header.task:
             require_fit(header.config, header, str(path))
@@ -59,4 +63,5 @@ def verdict(path: Path) -> str:
         raise XtoolError(f"{path}: the header of a resume file has no position")
     if header.kind == "data":
         open_data(path)
-    return f"{header.kind}, {len(reader.names)} tensors, digest {header.digest[:16]}"
+    left = f"; axes not checked, pass `--own {foreign[0]}`" if foreign else ""
+    return f"{header.kind}, {len(reader.names)} tensors, digest {header.digest[:16]}{left}"

@@ -80,7 +80,7 @@ def evaluate(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Evaluate models, or average rows; rows go to standard output."""
+    """Score models on whole splits; average rows."""
     from xtool import averages
     from xtool import rows as tables
     from xtool.errors import UsageError, unknown

@@ -102,7 +102,10 @@ def grow(
     verbose: Verbose = False,
     **dials: Any,
 ) -> None:
-    """Grow models; their paths go to standard output, the proof to standard error."""
+    """Make models larger, keeping what they know.
+
+    Their paths go to standard output, the proof to standard error.
+    """
     from xtool.atomic import require_writable
     from xtool.checkpoint import Reader, model_reader
     from xtool.commands._resize import changes, target

@@ -45,10 +45,13 @@ def describe(path: Path) -> dict[str, Any]:
 
     with Source(path) as source:
         header = source.header
-        ours = None
+        ours, missing = None, list[str]()
         if header and header.kind in ("model", "resume"):
-            check_model(header.config, str(path))
-            ours = layout(header.config)
+            own = registry.own_files(header.config)
+            missing = [name for name in own if name not in registry.admitted()]
+            if not missing:
+                check_model(header.config, str(path))
+                ours = layout(header.config)
         tensors = []
         for entry in sorted(source.entries.values(), key=lambda one: one.name):
             one: dict[str, Any] = {"name": entry.name, "dtype": entry.dtype, "shape": entry.shape}
@@ -66,6 +69,7 @@ def describe(path: Path) -> dict[str, Any]:
         ]
         return {
             "path": str(path),
+            "needs": missing,
             "bytes": source.size,
             "header": header.model_dump(by_alias=True) if header else None,
             "params": sum(prod(t["shape"]) for t in trained) if ours else None,
@@ -97,7 +101,8 @@ def text(found: Mapping[str, Any]) -> str:
     rows = [one | {"shape": "x".join(map(str, one["shape"]))} for one in found["tensors"]]
     columns = [c for c in ("name", "dtype", "shape", "axes", "bytes") if any(c in r for r in rows)]
     table = to_table(rows, columns) if rows else "no tensors\n"
-    return printable("\n".join(lines)) + "\n\n" + table + "\n"
+    hint = [f"axes: pass `--own {name}`\n\n" for name in found["needs"]]
+    return printable("\n".join(lines)) + "\n\n" + table + "\n" + "".join(hint)
 
 
 def _pairs(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -46,7 +46,10 @@ def plot(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Plot rows; the picture's path goes to standard output."""
+    """Draw rows as a figure.
+
+    The picture's path goes to standard output.
+    """
     from xtool import rows as tables
     from xtool.atomic import require_writable
     from xtool.inputs import decode, read_bytes

@@ -23,7 +23,10 @@ def panels() -> dict[str, list[Option]]:
 def prepare(
     task: Annotated[
         str,
-        typer.Argument(help="The task.", autocompletion=completion(registry.names("tasks"))),
+        typer.Argument(
+            help="The task: " + ", ".join(registry.names("tasks")) + ".",
+            autocompletion=completion(registry.names("tasks")),
+        ),
     ],
     corpus: Annotated[
         str | None,
@@ -36,7 +39,10 @@ def prepare(
     ] = None,
     lines: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(help="Ready examples, one a line: TRAIN DEV.", rich_help_panel=INPUT),
+        typer.Option(
+            help="Ready examples, one a line, already normalised: TRAIN DEV; no test split.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     out: Out = None,
     force: Force = False,
@@ -51,7 +57,10 @@ def prepare(
     verbose: Verbose = False,
     **dials: Any,
 ) -> None:
-    """Prepare a task's data file from a corpus; its path goes to standard output."""
+    """Make a task's data file from text.
+
+    Its path goes to standard output.
+    """
     from xtool.atomic import require_apart, require_writable
     from xtool.errors import UsageError
     from xtool.tasks import make_data

@@ -22,7 +22,10 @@ def sample(
     ] = 0,
     own: Own = None,
 ) -> None:
-    """Show inputs over targets over a model's predictions, the wrong ones marked."""
+    """Show inputs, targets and predictions.
+
+    The wrong ones are marked.
+    """
     import torch
 
     from xtool.archs import read_model

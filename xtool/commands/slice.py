@@ -36,7 +36,10 @@ def slice_(
     verbose: Verbose = False,
     **dials: Any,
 ) -> None:
-    """Slice models along their axes; their paths go to standard output."""
+    """Cut smaller models out of larger ones.
+
+    Their paths go to standard output.
+    """
     from xtool.atomic import require_writable
     from xtool.commands._resize import changes, target
     from xtool.errors import UsageError

@@ -107,7 +107,10 @@ def train(
     verbose: Verbose = False,
     **dials: Any,
 ) -> None:
-    """Train a model; its path goes to standard output, its rows to NAME.rows.jsonl."""
+    """Train a model, fresh or from another.
+
+    Its path goes to standard output, its rows to NAME.rows.jsonl.
+    """
     from xtool.atomic import replacing, require_apart, require_writable
     from xtool.commands._progress import ProgressBar
     from xtool.commands._train import Asked, plan_run
@@ -133,6 +136,7 @@ def train(
         out=out,
         resume=resume,
         force=force,
+        dry_run=dry_run,
     )
     run, going_on = plan_run(asked, notes)
     made = [run.out, rows_path(run.out), state_path(run.out), best_path(run.out)]
@@ -147,7 +151,7 @@ def train(
     notes.say(
         f"{run.config['arch']}: {asked.params(run):,} parameters, {total:,} steps of "
         f"{run.dials['batch_size']}, {run.progress(total)['flops']:.3g} training FLOPs, "
-        f"{run.threads} threads -> {run.out}"
+        f"{run.threads} thread{'s' * (run.threads > 1)} -> {run.out}"
     )
     for name, value in sorted((dict(run.config) | dict(run.dials)).items()):
         notes.detail(f"  {name} = {value}")

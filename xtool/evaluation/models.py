@@ -37,10 +37,12 @@ class Evaluator:
             XtoolError: an unreadable file, data that is not found or does not fit.
         """
         header, params, found = self._scores(path, None)
-        other = self._scores(against, self._data_path(header, path)) if against else None
+        data = self._data_path(header, path)
+        other = self._scores(against, data) if against else None
         base = columns_of_model(header, params) | {
             "label": label or header.training.get("label") or path.name.removesuffix(".st"),
             "digest": header.digest,
+            "data": self._read[data].header.digest[:12],
             "device": self.device.type,
             **_seconds(header, path),
         }

@@ -69,6 +69,7 @@ def score_rows(found: dict[str, Float64[Tensor, " N"]], **columns: Any) -> list[
 def columns_of_model(header: Header, params: int) -> dict[str, Any]:
     """The columns of a row that a model's header gives."""
     progress = header.training.get("progress", {})
+    data = [one.inputs["data"] for one in header.lineage if "data" in one.inputs]
     return {
         "arch": header.config.get("arch"),
         "task": header.task.get("name"),
@@ -79,4 +80,5 @@ def columns_of_model(header: Header, params: int) -> dict[str, Any]:
         "flops": progress.get("flops", 0),
         "lineage_flops": progress.get("lineage_flops", 0),
         "lineage_epoch": progress.get("lineage_epochs", 0.0),
+        "data": data[-1][:12] if data else None,
     }

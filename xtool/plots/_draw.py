@@ -58,10 +58,12 @@ def request(
         raise XtoolError(f"no row of `{y}` has a value in column `{x}`", "choose another `--x`")
     splits = sorted({str(one.get("split")) for one in chosen})
     if len(splits) > 1 and "split" not in (x, by):
-        raise UsageError(
-            f"the rows hold several splits: {', '.join(splits)}",
-            f"choose one with `--where split={splits[0]}`, or tell them apart with `--by split`",
-        )
+        if "dev" not in splits:
+            raise UsageError(
+                f"the rows hold several splits: {', '.join(splits)}",
+                f"choose one with `--where split={splits[0]}`, or `--by split` tells them apart",
+            )
+        chosen = [one for one in chosen if one["split"] == "dev"]
     if registry.literal("plots", kind, "LAST", False) and x not in ("step", "epoch"):
         chosen = last(chosen)
     base = [one for one in rows if one["metric"] in BASELINES and y == "accuracy"]
@@ -92,7 +94,7 @@ def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 4.5), dpi=150)
         axes = figure.subplots()
-        axes.set_ylabel(asked.y.replace("_", " ") + (" (nats)" if asked.y == "loss" else ""))
+        axes.set_ylabel(_y_label(asked))
         plot(axes, asked)
         for one in list(asked.baseline)[:1]:
             axes.axhline(one["value"], color="0.4", linestyle=":", label=one["metric"])
@@ -107,6 +109,17 @@ def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
             raise XtoolError(f"{out}: these rows cannot be drawn: {error}") from error
     with replacing(out) as (file, _):
         file.write(picture)
+
+
+def _y_label(asked: Request) -> str:
+    splits = {one.get("split") for one in asked.rows}
+    split = f"{splits.pop()} " if len(splits) == 1 and None not in splits else ""
+    return split + asked.y.replace("_", " ") + (" (nats)" if asked.y == "loss" else "")
+
+
+def series_label(by: str | None, value: object) -> str:
+    """A series in the legend: `seed 0`, but a name as it is."""
+    return f"{by} {value}" if isinstance(value, int | float) else str(value)
 
 
 def _bytes(figure: Figure, form: str, title: str) -> bytes:

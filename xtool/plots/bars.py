@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from xtool.averages import summarise
 from xtool.plots import Plot, Request
-from xtool.plots._draw import COLOURS
+from xtool.plots._draw import COLOURS, series_label
 from xtool.rows import short
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 X = "label"
 BY = None
 LAST = True
+MOST_NUMBERS = 8
 
 
 def bars(axes: "Axes", request: Request) -> None:
@@ -31,20 +32,17 @@ def bars(axes: "Axes", request: Request) -> None:
             cell = cells.get((group, name) if request.by else (group,))
             if cell is None:
                 continue
-            label = str(name) if request.by and group == groups[0] else None
+            label = series_label(request.by, name) if request.by and group == groups[0] else None
             axes.bar(place + shift, cell.value, width * 0.9, color=colour, label=label)
             top = cell.value
             if cell.low is not None and cell.high is not None:
                 spread = [[cell.value - cell.low], [cell.high - cell.value]]
                 axes.errorbar(place + shift, cell.value, spread, color="black", capsize=3)
                 top = cell.high
-            axes.annotate(
-                short(cell.value),
-                (place + shift, top),
-                (0, 3),
-                textcoords="offset points",
-                ha="center",
-            )
+            if len(cells) <= MOST_NUMBERS:
+                at = (place + shift, top)
+                text = short(cell.value)
+                axes.annotate(text, at, (0, 3), textcoords="offset points", ha="center")
     turned = max(len(str(group)) for group in groups) * len(groups) > 60
     axes.set_xticks(
         range(len(groups)),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from xtool.averages import summarise
 from xtool.errors import UsageError
 from xtool.plots import Plot, Request
-from xtool.plots._draw import COLOURS, MARKERS
+from xtool.plots._draw import COLOURS, MARKERS, series_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def curves(axes: "Axes", request: Request) -> None:
             color=colour,
             marker=marker,
             markersize=4,
-            label=str(name),
+            label=series_label(request.by, name),
         )
         banded = [(k[0], c) for k, c in cells if c.low is not None and c.high is not None]
         axes.fill_between(

@@ -49,10 +49,9 @@ class Proof:
         return self.difference <= self.tolerance
 
     def __str__(self) -> str:
-        text = (
-            f"largest logit difference {self.difference:.2g} of {self.largest:.3g} "
-            f"(exact: at most {self.tolerance:.2g})"
-        )
+        text = f"largest logit difference {self.difference:.2g} of {self.largest:.3g}"
+        if self.exact:
+            text += f" (at most {self.tolerance:.2g})"
         if self.losses:
             text += f"; loss {self.losses[0]:.4f} before, {self.losses[1]:.4f} after"
         return text
@@ -129,7 +128,7 @@ def require_exact(proof: Proof, method: str) -> None:
     """Raise CheckFailed unless the proof holds."""
     if not proof.exact:
         raise CheckFailed(
-            f"`{method}` promised to be exact, but the {proof}",
+            f"`{method}` promised to be exact, but the {proof}; at most {proof.tolerance:.2g} is",
             "nothing was written; a float32 model can be too badly conditioned for its tolerance: "
             "another `--method`, or one trained with `--precision fp64`",
         )

@@ -73,4 +73,9 @@ def _heads_do_not_fit(config: Mapping[str, Any], width: int) -> UsageError:
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """`d_model 48 -> 96` for every dial that differs."""
-    return [f"{name} {old[name]} -> {new[name]}" for name in new if old.get(name) != new[name]]
+    differ = [name for name in new if old.get(name) != new[name]]
+    return [f"{name} {_short(old[name])} -> {_short(new[name])}" for name in differ]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
