@@ -65,6 +65,9 @@ def logits(reader: Reader, ours: Layout, inputs: Integer[Tensor, "B T"]) -> Floa
 def compare(small: Reader, grown: Reader, seed: int) -> Proof:
     """Run both models on the same random inputs, of at most `POSITIONS` positions each.
 
+    The inputs are of the small model's length and symbols, and its outputs are compared: new
+    positions, symbols and outputs have nothing that they could agree with.
+
     Args:
         small: the model that was grown, with its layout.
         grown: the written result, with its layout.
@@ -81,7 +84,7 @@ def compare(small: Reader, grown: Reader, seed: int) -> Proof:
     shape = (max(1, min(16, SYMBOLS // length)), length)
     inputs = torch.randint(config["vocab_size"], shape, generator=generator)  # (B, T)
     before = logits(small, small.layout, inputs)  # (B, T, C)
-    after = logits(grown, grown.layout, inputs)  # (B, T, C)
+    after = logits(grown, grown.layout, inputs)[..., : before.shape[2]]  # (B, T, C)
     largest = float(before.abs().max())
     if not torch.isfinite(before).all():
         raise XtoolError(f"{small.source.path}: the model's logits are NaN or infinite")
