@@ -73,14 +73,19 @@ def data(xtool: Callable[..., Result], tmp_path: Path) -> Path:
     return tmp_path / "data.st"
 
 
-def configuration(arch: str = "gpt", **dials: Any) -> dict[str, Any]:
+COUNTING = Shape(27, 12, 3)
+
+
+def configuration(arch: str = "gpt", shape: Shape = COUNTING, **dials: Any) -> dict[str, Any]:
     """A tiny configuration of an architecture for the counting task."""
     small = {"d_model": 16, "n_layers": 2, "n_heads": 2}
     given = resolve(model_options(arch, dials.get("attention")), [("test", small | dials)])
-    return registry.load("archs", arch).configure({"arch": arch, **given}, Shape(27, 12, 3))
+    return registry.load("archs", arch).configure({"arch": arch, **given}, shape)
 
 
-def make_model(path: Path, dtype: torch.dtype = torch.float64, **dials: Any) -> dict[str, Any]:
+def make_model(
+    path: Path, dtype: torch.dtype = torch.float64, jitter: float = 0.3, **dials: Any
+) -> dict[str, Any]:
     """Write a model whose every tensor, gains and biases too, is away from its first value."""
     config = configuration(**dials)
     model, ours = build(config).to(dtype), layout(config)
@@ -88,7 +93,7 @@ def make_model(path: Path, dtype: torch.dtype = torch.float64, **dials: Any) -> 
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+            parameter += jitter * torch.randn(parameter.shape, generator=generator, dtype=dtype)
     state = model.state_dict()
     header = Header(kind="model", config=config)
     save(path, header, {name: state[name] for name in stored_names(model, ours)})

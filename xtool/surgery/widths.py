@@ -70,10 +70,12 @@ def resized(
 
 
 def _heads_do_not_fit(config: Mapping[str, Any], width: int) -> UsageError:
-    unit = Fraction(config["d_model"], config["n_heads"]).numerator
-    near = sorted({max(unit, width // unit * unit), (width // unit + 1) * unit})
+    old = config["d_model"]
+    unit = Fraction(old, config["n_heads"]).numerator
+    around = {max(unit, width // unit * unit), (width // unit + 1) * unit}
+    near = sorted(size for size in around if (size - old) * (width - old) > 0)
     return UsageError(
-        f"`n_heads` ({config['n_heads']}) at `d_model` {config['d_model']} does not scale to "
+        f"`n_heads` ({config['n_heads']}) at `d_model` {old} does not scale to "
         f"{width} with `d_head` {config['d_head']}",
         f"nearest widths: {', '.join(map(str, near))}; or set `--n-heads`",
     )
