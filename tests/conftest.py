@@ -13,10 +13,12 @@ import torch
 from xtool import registry
 from xtool.archs import build, start, stored_names
 from xtool.axes import layout
-from xtool.checkpoint import save
+from xtool.checkpoint import Reader, save
 from xtool.cli import main
-from xtool.config import model_options, resolve
+from xtool.config import model_options, options, resolve
 from xtool.header import Header
+from xtool.surgery.grow import Plan, grow, plan
+from xtool.surgery.proof import Proof
 from xtool.tasks import Shape
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -98,3 +100,25 @@ def make_model(
     header = Header(kind="model", config=config)
     save(path, header, {name: state[name] for name in stored_names(model, ours)})
     return config
+
+
+def dials_of(method: str) -> dict[str, Any]:
+    """An operator's defaults, and slices for the one that needs some."""
+    own = resolve(options("surgery/operators", "clone" if method == "auto" else method), [])
+    return own | ({"slices": "0:2,0:2"} if method == "passthrough" else {})
+
+
+def grow_to(
+    path: Path,
+    out: Path,
+    method: str,
+    seed: int = 0,
+    dials: dict[str, Any] | None = None,
+    **changes: int,
+) -> Proof:
+    given = dials_of(method) | (dials or {})
+
+    def make(reader: Reader) -> Plan:
+        return plan(reader, changes, method, given, seed)
+
+    return grow(path, out, make)[1]

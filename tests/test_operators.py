@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import configuration, make_model
+from conftest import configuration, dials_of, grow_to, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from xtool.layers.initial import initial
 from xtool.layers.positions import table
 from xtool.storage import Source
 from xtool.surgery import gather, proof
-from xtool.surgery.grow import Plan, grow, plan, promise
+from xtool.surgery.grow import plan, promise
 from xtool.surgery.operators import Depth
 from xtool.surgery.operators.pad import Pad
 from xtool.surgery.slice import slice_model
@@ -32,20 +32,12 @@ EXACT = [name for name in OPERATORS if promise(name) == "exact"]
 WIDTHS = (48, 40)  # from 16: a whole factor and none
 
 
-def grow_to(path: Path, out: Path, method: str, seed: int = 0, **changes: int) -> proof.Proof:
-    own = "clone" if method == "auto" else method
-    dials = resolve(options("surgery/operators", own), [])
-
-    def make(reader: Reader) -> Plan:
-        return plan(reader, changes, method, dials, seed)
-
-    return grow(path, out, make)[1]
-
-
 def possible(method: str) -> dict[str, int]:
     """A growth from 2 layers and d_model 16 that an operator takes on: all it can, at once."""
-    entry = registry.load("surgery/operators", method)
-    return {"n_layers": 4} if isinstance(entry, Depth) else {"d_model": 32, "n_layers": 3}
+    if isinstance(registry.load("surgery/operators", method), Depth):
+        return {"n_layers": 4}
+    condition = registry.literal("surgery/operators", method, "CONDITION")
+    return {"d_model": 32} if "depth stays" in condition else {"d_model": 32, "n_layers": 3}
 
 
 def refusal(method: str, config: dict[str, Any], changes: dict[str, int]) -> str:
@@ -114,7 +106,7 @@ def test_an_operator_gives_every_tensor_its_shape_in_any_blocks(
     method: str, tmp_path: Path
 ) -> None:
     make_model(tmp_path / "a.st", bias="all")
-    dials = resolve(options("surgery/operators", method), [])
+    dials = dials_of(method)
     with Source(tmp_path / "a.st") as source:
         reader = Reader(source, layout(source.require_header().config))
         made = plan(reader, possible(method), method, dials, 5)
@@ -271,13 +263,19 @@ def test_split_shares_are_unequal_and_sum_to_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "layers"), [("stack", [0, 1, 0, 1, 0, 1]), ("interleave", [0, 0, 0, 1, 1, 1])]
+    ("method", "layers"),
+    [
+        ("stack", [0, 1, 0, 1, 0, 1]),
+        ("interleave", [0, 0, 0, 1, 1, 1]),
+        ("passthrough", [0, 1, 1, 0, 1, 1]),
+    ],
 )
 def test_repeated_blocks_are_copies_in_the_operators_order(
     method: str, layers: list[int], tmp_path: Path
 ) -> None:
     make_model(tmp_path / "a.st", bias="all")
-    found = grow_to(tmp_path / "a.st", tmp_path / "b.st", method, n_layers=6)
+    dials = {"slices": "0:2,1:2,0:2, 1:2"}
+    found = grow_to(tmp_path / "a.st", tmp_path / "b.st", method, dials=dials, n_layers=6)
     assert not found.exact
     old, new = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "b.st"))
     assert len(new) == len(old) + 4 * sum(name.startswith("blocks.0.") for name in old)
@@ -285,6 +283,48 @@ def test_repeated_blocks_are_copies_in_the_operators_order(
         _, layer, rest = name.split(".", 2) if name.startswith("blocks.") else ("", "", name)
         source = f"blocks.{layers[int(layer)]}.{rest}" if layer else name
         assert torch.equal(tensor, old[source]), name
+
+
+def test_passthrough_damps_what_repeated_blocks_write(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", bias="all", n_layers=3)
+    for damp in (0.5, 0.0):
+        dials = {"slices": "0:2,1:3,0:1", "damp": damp}
+        found = grow_to(tmp_path / "a.st", tmp_path / f"{damp}.st", "passthrough", dials=dials)
+        assert (found.difference == 0) == (damp == 0)
+        old, new = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", f"{damp}.st"))
+        for layer, (source, factor) in enumerate([(0, 1), (1, 1), (1, damp), (2, 1), (0, damp)]):
+            for part in ("attention.o.weight", "mlp.down.bias"):
+                was, now = old[f"blocks.{source}.{part}"], new[f"blocks.{layer}.{part}"]
+                assert torch.equal(now, was * factor)
+            up = "mlp.up.weight"
+            assert torch.equal(new[f"blocks.{layer}.{up}"], old[f"blocks.{source}.{up}"])
+
+
+@pytest.mark.parametrize("slices", ["0:3", "1:1", "x", "0:2,", "-1:2", "0-2", "0:2;0:2"])
+def test_slices_that_are_none_are_refused(slices: str, tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st")
+    with pytest.raises(UsageError, match="no slice of 2 blocks"):
+        grow_to(tmp_path / "a.st", tmp_path / "b.st", "passthrough", dials={"slices": slices})
+    none = {"slices": None}
+    with pytest.raises(UsageError, match="no slices were given"):
+        grow_to(tmp_path / "a.st", tmp_path / "b.st", "passthrough", dials=none, context=20)
+
+
+def test_new_units_of_aki_are_those_of_the_next_layer(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", bias="all", n_layers=3)
+    assert not grow_to(tmp_path / "a.st", tmp_path / "b.st", "aki", d_model=24).exact
+    old, new = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "b.st"))
+    count = torch.tensor([2.0] * 8 + [1.0] * 8, dtype=torch.float64)  # copies of each old column
+    for layer in range(3):
+        above = min(layer + 1, 2)
+        name = "blocks.{}.mlp.up.weight"
+        for rows, source in ((slice(0, 64), layer), (slice(64, 96), above)):
+            was = old[name.format(source)][: rows.stop - rows.start] / count
+            assert torch.allclose(new[name.format(layer)][rows], torch.cat([was, was[:, :8]], 1))
+        assert torch.equal(
+            new[f"blocks.{layer}.mlp.up.bias"][64:], old[f"blocks.{above}.mlp.up.bias"][:32]
+        )
+    assert torch.equal(new["embed.weight"][:, 16:], old["embed.weight"][:, :8])
 
 
 @pytest.mark.parametrize("method", OPERATORS)
@@ -371,6 +411,9 @@ def test_double_repeats_and_does_not_divide(tmp_path: Path) -> None:
         ("stack", {"n_layers": 4, "d_model": 32}, "leaves `d_model` 16 as it is, not 32"),
         ("interleave", {"d_ff": 70}, "leaves `d_ff` 64 as it is, not 70"),
         ("split", {"d_model": 40}, "nearest: 32, 48"),
+        ("passthrough", {"n_layers": 3}, "`--slices 0:2,0:2` has 4 blocks, `--n-layers` is 3"),
+        ("passthrough", {"d_ff": 70}, "leaves `d_ff` 64 as it is, not 70"),
+        ("aki", {"n_layers": 3}, "leaves `n_layers` 2 as it is, not 3"),
     ],
 )
 def test_what_cannot_be_grown_is_refused_with_its_reason(
