@@ -59,8 +59,8 @@ def cell(verdicts: dict[tuple[str, str], set[str]]) -> str:
         return {"exact": "exact", "approximate": "changes", "refused": "no"}[every.pop()]
     good = [key for key in verdicts if verdicts[key] == {"exact"}]
     bad = [key for key in verdicts if key not in good]
-    names = [f"{norm}, {tie}" for norm, tie in min(good, bad, key=len)]
-    return f"exact; {'only' if len(good) < len(bad) else 'not'} {' or '.join(names)}"
+    names = [f"{norm.replace('none', 'no norm')}, {tie}" for norm, tie in min(good, bad, key=len)]
+    return f"exact {'only' if len(good) < len(bad) else 'but'} for {' or '.join(names)}"
 
 
 def conditions(folder: Path) -> str:

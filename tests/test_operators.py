@@ -1,13 +1,14 @@
 """The contract of growth operators: exact inside their condition, refused outside it."""
 
 import os
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import configuration, dials_of, grow_to, make_model
+from conftest import Result, configuration, dials_of, grow_to, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -260,6 +261,50 @@ def test_split_shares_are_unequal_and_sum_to_one(tmp_path: Path) -> None:
     gain = new["head.norm.weight"]
     assert torch.allclose(gain[:16] + gain[16:], old["head.norm.weight"])
     assert not torch.allclose(gain[:16], gain[16:])
+
+
+def copies_cosine(path: Path) -> float:
+    """The mean cosine between the two copies of a column in the residual stream."""
+    _, _, model = read_model(path)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randint(27, (64, 20), generator=generator)
+    with torch.inference_mode():
+        for _, stage in model.eval().stages()[:-1]:
+            x = stage(x)
+    columns = x.flatten(0, 1)  # (positions, D)
+    first, second = columns.chunk(2, dim=1)  # (positions, D/2)
+    return float(torch.cosine_similarity(first, second, dim=0).mean())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "dials", "parts"),
+    [
+        ("clone", {"noise": True, "noise_db": 10.0}, True),
+        ("clone", {"noise": False}, False),
+        ("split", {"unequal": 0.5}, True),
+        ("split", {"unequal": 0.0}, False),
+    ],
+)
+def test_copies_part_in_training_where_they_are_read_unequally(
+    method: str,
+    dials: dict[str, Any],
+    parts: bool,
+    data: Path,
+    xtool: Callable[..., Result],
+    tmp_path: Path,
+) -> None:
+    common = ["--precision", "fp64", "--threads", 1, "--batch-size", 16, "-q"]
+    shape = ["--d-model", 16, "--n-heads", 2, "--n-layers", 2]
+    done = xtool("train", data, *shape, *common, "--steps", 200, "-o", "a.st")
+    assert done.code == 0, done.err
+    assert grow_to(tmp_path / "a.st", tmp_path / "b.st", method, dials=dials, d_model=32).exact
+    assert copies_cosine(tmp_path / "b.st") == pytest.approx(1, abs=1e-12)
+    done = xtool("train", data, "--from", "b.st", *common, "--steps", 200, "-o", "c.st")
+    assert done.code == 0, done.err
+    cosine = copies_cosine(tmp_path / "c.st")
+    print(method, dials, cosine)
+    assert cosine < 0.999 if parts else cosine > 1 - 1e-9
 
 
 @pytest.mark.parametrize(
