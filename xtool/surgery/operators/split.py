@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor
 
 from xtool.axes import RESIDUAL
@@ -82,9 +81,10 @@ class Split:
 
     def _shares(
         self, growth: Growth, name: str, groups: Tensor, rows: int, start: int, stop: int
-    ) -> Float64[Tensor, "{stop-start} columns"]:
+    ) -> Tensor:
         """Rows [start, stop) of shares, one for each column; those of a group sum to one."""
-        unequal = growth.dials["unequal"]
+        if int(groups.max()) + 1 == len(groups):
+            return torch.ones(1, len(groups), dtype=torch.float64)
         drawn = draw(
             (rows, len(groups)),
             derive(growth.seed, "shares", name),
@@ -92,7 +92,7 @@ class Split:
             stop,
             lambda values, generator: values.uniform_(-1, 1, generator=generator),
         )
-        weights = 1 + unequal * drawn.double()  # (n, columns)
+        weights = 1 + growth.dials["unequal"] * drawn.double()  # (n, columns)
         sums = torch.zeros(len(weights), int(groups.max()) + 1, dtype=weights.dtype)
         sums.index_add_(1, groups, weights)  # (n, units)
         shares: Tensor = weights / sums[:, groups]  # (n, columns)
