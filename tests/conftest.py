@@ -13,10 +13,12 @@ import torch
 from xtool import registry
 from xtool.archs import build, start, stored_names
 from xtool.axes import layout
-from xtool.checkpoint import save
+from xtool.checkpoint import Reader, save
 from xtool.cli import main
-from xtool.config import model_options, resolve
+from xtool.config import model_options, options, resolve
 from xtool.header import Header
+from xtool.surgery.grow import Plan, grow, plan
+from xtool.surgery.proof import Proof
 from xtool.tasks import Shape
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -73,14 +75,19 @@ def data(xtool: Callable[..., Result], tmp_path: Path) -> Path:
     return tmp_path / "data.st"
 
 
-def configuration(arch: str = "gpt", **dials: Any) -> dict[str, Any]:
+COUNTING = Shape(27, 12, 3)
+
+
+def configuration(arch: str = "gpt", shape: Shape = COUNTING, **dials: Any) -> dict[str, Any]:
     """A tiny configuration of an architecture for the counting task."""
     small = {"d_model": 16, "n_layers": 2, "n_heads": 2}
     given = resolve(model_options(arch, dials.get("attention")), [("test", small | dials)])
-    return registry.load("archs", arch).configure({"arch": arch, **given}, Shape(27, 12, 3))
+    return registry.load("archs", arch).configure({"arch": arch, **given}, shape)
 
 
-def make_model(path: Path, dtype: torch.dtype = torch.float64, **dials: Any) -> dict[str, Any]:
+def make_model(
+    path: Path, dtype: torch.dtype = torch.float64, jitter: float = 0.3, **dials: Any
+) -> dict[str, Any]:
     """Write a model whose every tensor, gains and biases too, is away from its first value."""
     config = configuration(**dials)
     model, ours = build(config).to(dtype), layout(config)
@@ -88,8 +95,30 @@ def make_model(path: Path, dtype: torch.dtype = torch.float64, **dials: Any) -> 
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=dtype)
+            parameter += jitter * torch.randn(parameter.shape, generator=generator, dtype=dtype)
     state = model.state_dict()
     header = Header(kind="model", config=config)
     save(path, header, {name: state[name] for name in stored_names(model, ours)})
     return config
+
+
+def dials_of(method: str) -> dict[str, Any]:
+    """An operator's defaults, and slices for the one that needs some."""
+    own = resolve(options("surgery/operators", "clone" if method == "auto" else method), [])
+    return own | ({"slices": "0:2,0:2"} if method == "passthrough" else {})
+
+
+def grow_to(
+    path: Path,
+    out: Path,
+    method: str,
+    seed: int = 0,
+    dials: dict[str, Any] | None = None,
+    **changes: int,
+) -> Proof:
+    given = dials_of(method) | (dials or {})
+
+    def make(reader: Reader) -> Plan:
+        return plan(reader, changes, method, given, seed)
+
+    return grow(path, out, make)[1]

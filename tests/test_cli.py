@@ -41,7 +41,7 @@ FLAGS = {
     "prepare": ["--lines", "--length", "--cap", "--seed", "--out", "--force", "--config"],
     "train": ["--from", "--resume", "--preset", "--d-model", "--score-scale", "--lr", "--dry-run"],
     "grow": ["--method", "--n-layers", "--noise-db", "--dry-run", "--own"],
-    "slice": ["--n-heads", "--out"],
+    "slice": ["--n-heads", "--context", "--vocab", "--out"],
     "evaluate": ["--against", "--pivot", "--over", "--format"],
     "plot": ["--kind", "--where", "--title"],
     "inspect": ["--json", "--examples"],
@@ -349,6 +349,24 @@ def test_a_growth_that_is_not_exact_exits_three_and_leaves_nothing(
     assert done.code == 3
     assert "promised to be exact" in done.err
     assert [p.name for p in tmp_path.iterdir()] == ["m.st"]
+
+
+def test_depth_context_and_vocabulary_grow_without_a_width(
+    xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    make_model(tmp_path / "m.st", positions="learned")
+    done = xtool("grow", "m.st", "--method", "passthrough", "--slices", "0:2,1:2")
+    assert (done.code, done.out) == (0, "m-passthrough.st\n"), done.err
+    assert "n_layers 2 -> 3" in done.err
+    done = xtool("grow", "m.st", "--method", "passthrough")
+    assert (done.code, "no size given" in done.err) == (2, True)
+    done = xtool("grow", "m.st", "--context", 20, "--vocab", 30)
+    assert (done.code, done.out) == (0, "m-context20-vocab_size30.st\n"), done.err
+    assert "pad (exact): largest logit difference 0" in done.err
+    done = xtool("slice", done.out.strip(), "--context", 12, "--vocab", 27, "-o", "back.st")
+    assert done.code == 0, done.err
+    old, new = load(tmp_path / "m.st")[1], load(tmp_path / "back.st")[1]
+    assert all(torch.equal(old[name], new[name]) for name in old)
 
 
 def test_an_interrupt_outside_training_is_exit_130(

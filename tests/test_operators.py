@@ -1,13 +1,14 @@
 """The contract of growth operators: exact inside their condition, refused outside it."""
 
 import os
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import configuration, make_model
+from conftest import Result, configuration, dials_of, grow_to, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,24 +19,26 @@ from xtool.checkpoint import Reader
 from xtool.config import options, resolve
 from xtool.errors import CheckFailed, UsageError, XtoolError
 from xtool.layers.initial import initial
+from xtool.layers.positions import table
 from xtool.storage import Source
 from xtool.surgery import gather, proof
-from xtool.surgery.grow import Plan, grow, plan, promise
+from xtool.surgery.grow import plan, promise
+from xtool.surgery.operators import Depth
 from xtool.surgery.operators.pad import Pad
 from xtool.surgery.slice import slice_model
+from xtool.tasks import Shape
 
 OPERATORS = registry.names("surgery/operators")
 EXACT = [name for name in OPERATORS if promise(name) == "exact"]
-WIDTHS = (32, 48, 40, 50)  # from 16: two and three times, and not whole
+WIDTHS = (48, 40)  # from 16: a whole factor and none
 
 
-def grow_to(path: Path, out: Path, method: str, seed: int = 0, **changes: int) -> proof.Proof:
-    dials = resolve(options("surgery/operators", "clone"), [])
-
-    def make(reader: Reader) -> Plan:
-        return plan(reader, changes, method, dials, seed)
-
-    return grow(path, out, make)[1]
+def possible(method: str) -> dict[str, int]:
+    """A growth from 2 layers and d_model 16 that an operator takes on: all it can, at once."""
+    if isinstance(registry.load("surgery/operators", method), Depth):
+        return {"n_layers": 4}
+    condition = registry.literal("surgery/operators", method, "CONDITION")
+    return {"d_model": 32} if "depth stays" in condition else {"d_model": 32, "n_layers": 3}
 
 
 def refusal(method: str, config: dict[str, Any], changes: dict[str, int]) -> str:
@@ -43,16 +46,18 @@ def refusal(method: str, config: dict[str, Any], changes: dict[str, int]) -> str
     width = changes.get("d_model", 16)
     heads = config["n_heads"]
     scales = heads * width % 16 == 0
-    inner = heads * config["d_value"]
-    if not config["attention_output"]:
-        if "d_head" in changes or "d_value" in changes:
-            return "output projection" if inner * changes.get("d_head", 8) != width * 8 else ""
-        if heads > 1 and not scales:
-            return "whole factor" if method == "clone" else "output projection"
+    if not config["attention_output"] and heads > 1 and not scales:
+        return "does not scale"
+    normed = config["norm"] != "none"
+    if method == "split":
+        if width % 16 and normed:
+            return "weigh the columns"
+        if width > 16 and config["tied_head"] and not normed:
+            return "multiply the logits"
     if method == "clone":
         if any(new % config[name] for name, new in changes.items() if name != "n_layers"):
             return "whole factor"
-        if width > 16 and config["tied_head"] and config["norm"] == "none":
+        if width > 16 and config["tied_head"] and not normed:
             return "multiply the logits"
     if method == "pad" and not config["attention_output"] and heads > 1 and width > 16:
         return "averaged" if config["norm"] == "layernorm" else ""
@@ -73,7 +78,7 @@ def test_an_exact_operator_keeps_the_logits_or_refuses(
         {"n_heads": 1, "attention_output": False, "score_scale": "none", "bias": "mlp"},
     ]
     changes: list[dict[str, int]] = [{"d_model": width} for width in WIDTHS]
-    changes += [{"n_layers": 3}, {"d_ff": 70}, {"d_ff": 128}, {"d_model": 48, "n_layers": 4}]
+    changes += [{"n_layers": 3}, {"d_ff": 70}, {"d_model": 48, "n_layers": 4}]
     for variant in variants:
         path = tmp_path / "small.st"
         config = make_model(path, arch=arch, norm=norm, tied_head=tied, **variant)
@@ -102,10 +107,10 @@ def test_an_operator_gives_every_tensor_its_shape_in_any_blocks(
     method: str, tmp_path: Path
 ) -> None:
     make_model(tmp_path / "a.st", bias="all")
-    dials = resolve(options("surgery/operators", method), [])
+    dials = dials_of(method)
     with Source(tmp_path / "a.st") as source:
         reader = Reader(source, layout(source.require_header().config))
-        made = plan(reader, {"d_model": 32, "n_layers": 3}, method, dials, 5)
+        made = plan(reader, possible(method), method, dials, 5)
         for name in made.names():
             shape = made.growth.new.shape(name)
             whole = made.rows(name, 0, shape[0])
@@ -118,7 +123,7 @@ def test_an_operator_gives_every_tensor_its_shape_in_any_blocks(
 def test_the_same_growth_gives_the_same_bytes(method: str, tmp_path: Path) -> None:
     make_model(tmp_path / "a.st")
     for name in ("b.st", "c.st"):
-        grow_to(tmp_path / "a.st", tmp_path / name, method, d_model=32)
+        grow_to(tmp_path / "a.st", tmp_path / name, method, **possible(method))
     assert (tmp_path / "b.st").read_bytes() == (tmp_path / "c.st").read_bytes()
 
 
@@ -152,29 +157,53 @@ def test_clone_copies_differ_by_paired_noise_of_the_asked_power(tmp_path: Path) 
     assert 10 * torch.log10(ratio) == pytest.approx(10.0, abs=0.7)
 
 
-def test_new_blocks_begin_as_the_identity(tmp_path: Path) -> None:
-    make_model(tmp_path / "a.st")
-    found = grow_to(tmp_path / "a.st", tmp_path / "b.st", "pad", n_layers=5)
+@pytest.mark.parametrize("method", EXACT)
+def test_new_blocks_begin_as_the_identity(method: str, tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", bias="all", positions="sinusoidal")
+    found = grow_to(tmp_path / "a.st", tmp_path / "b.st", method, n_layers=5)
     assert found.difference == 0
 
 
-def test_new_entries_have_a_gradient_within_two_steps(tmp_path: Path) -> None:
-    for norm in ("none", "layernorm", "rmsnorm"):
-        make_model(tmp_path / "a.st", norm=norm)
-        grow_to(tmp_path / "a.st", tmp_path / "b.st", "pad", d_model=24, n_layers=3, seed=1)
-        (tmp_path / "b.st").rename(tmp_path / "c.st")
-        _, _, model = read_model(tmp_path / "c.st")
-        before = {n: p.detach().clone() for n, p in model.named_parameters()}
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        symbols = torch.arange(27).repeat(4)[:96].view(8, 12)
-        targets = symbols % 3
-        for _ in range(2):
-            optimizer.zero_grad()
-            loss = torch.nn.functional.cross_entropy(model(symbols).transpose(1, 2), targets)
-            loss.backward()
-            optimizer.step()
-        for name, parameter in model.named_parameters():
-            assert not torch.equal(parameter, before[name]), (norm, name)
+def steps(path: Path, count: int) -> tuple[dict[str, torch.Tensor], list[dict[str, torch.Tensor]]]:
+    """The parameters of a model, and their gradients in so many steps of descent."""
+    _, _, model = read_model(path)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    symbols = torch.arange(27).repeat(4)[:96].view(8, 12)
+    gradients = []
+    for _ in range(count):
+        optimizer.zero_grad()
+        scores = model(symbols).transpose(1, 2)
+        torch.nn.functional.cross_entropy(scores, symbols % 3).backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters()})
+        optimizer.step()
+    return before, gradients
+
+
+@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize("norm", ["none", "layernorm", "rmsnorm"])
+def test_new_blocks_learn_from_the_second_step_on(method: str, norm: str, tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", norm=norm, bias="all", jitter=0.05)
+    grow_to(tmp_path / "a.st", tmp_path / "b.st", method, n_layers=4, seed=1)
+    _, (first, second) = steps(tmp_path / "b.st", 2)
+    for layer in ("blocks.2.", "blocks.3."):
+        for name in (n for n in first if n.startswith(layer)):
+            writer = name.startswith((layer + "attention.o.", layer + "mlp.down."))
+            assert bool(first[name].any()) == writer, name
+            assert bool(second[name].all()), name
+
+
+@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize("norm", ["none", "layernorm", "rmsnorm"])
+def test_every_entry_of_a_wider_model_has_a_gradient_within_two_steps(
+    method: str, norm: str, tmp_path: Path
+) -> None:
+    make_model(tmp_path / "a.st", norm=norm, bias="all", jitter=0.05)
+    grow_to(tmp_path / "a.st", tmp_path / "b.st", method, d_model=32, d_ff=192, seed=1)
+    before, gradients = steps(tmp_path / "b.st", 2)
+    for name in before:
+        seen = (gradients[0][name] != 0) | (gradients[1][name] != 0)
+        assert bool(seen.all()), (name, int((~seen).sum()))
 
 
 def test_the_random_operator_is_a_fresh_model(tmp_path: Path) -> None:
@@ -215,6 +244,198 @@ def test_identity_adds_the_small_matrix_to_an_identity(tmp_path: Path) -> None:
     assert not q[16:].any()
 
 
+def test_split_shares_are_unequal_and_sum_to_one(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", tied_head=True)
+    grow_to(tmp_path / "a.st", tmp_path / "b.st", "split", d_model=32, d_ff=150, d_head=20)
+    old, new = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "b.st"))
+    down = new["blocks.0.mlp.down.weight"]
+    parts = torch.zeros(32, 64, dtype=torch.float64)
+    parts.index_add_(1, torch.arange(150) % 64, down)
+    assert torch.allclose(parts, old["blocks.0.mlp.down.weight"].repeat(2, 1))
+    shares = down[:, :64] / parts
+    assert float(shares.min()) > 0.1
+    assert float(shares.max()) < 0.9
+    assert float(shares.std()) > 0.05
+    up = new["blocks.0.mlp.up.weight"]
+    assert torch.allclose(up[:, :16] + up[:, 16:], old["blocks.0.mlp.up.weight"].repeat(3, 1)[:150])
+    gain = new["head.norm.weight"]
+    assert torch.allclose(gain[:16] + gain[16:], old["head.norm.weight"])
+    assert not torch.allclose(gain[:16], gain[16:])
+
+
+def copies_cosine(path: Path) -> float:
+    """The mean cosine between the two copies of a column in the residual stream."""
+    _, _, model = read_model(path)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randint(27, (64, 20), generator=generator)
+    with torch.inference_mode():
+        for _, stage in model.eval().stages()[:-1]:
+            x = stage(x)
+    columns = x.flatten(0, 1)  # (positions, D)
+    first, second = columns.chunk(2, dim=1)  # (positions, D/2)
+    return float(torch.cosine_similarity(first, second, dim=0).mean())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "dials", "parts"),
+    [
+        ("clone", {"noise": True, "noise_db": 10.0}, True),
+        ("clone", {"noise": False}, False),
+        ("split", {"unequal": 0.5}, True),
+        ("split", {"unequal": 0.0}, False),
+    ],
+)
+def test_copies_part_in_training_where_they_are_read_unequally(
+    method: str,
+    dials: dict[str, Any],
+    parts: bool,
+    data: Path,
+    xtool: Callable[..., Result],
+    tmp_path: Path,
+) -> None:
+    common = ["--precision", "fp64", "--threads", 1, "--batch-size", 16, "-q"]
+    shape = ["--d-model", 16, "--n-heads", 2, "--n-layers", 2]
+    done = xtool("train", data, *shape, *common, "--steps", 200, "-o", "a.st")
+    assert done.code == 0, done.err
+    assert grow_to(tmp_path / "a.st", tmp_path / "b.st", method, dials=dials, d_model=32).exact
+    assert copies_cosine(tmp_path / "b.st") == pytest.approx(1, abs=1e-12)
+    done = xtool("train", data, "--from", "b.st", *common, "--steps", 200, "-o", "c.st")
+    assert done.code == 0, done.err
+    cosine = copies_cosine(tmp_path / "c.st")
+    print(method, dials, cosine)
+    assert cosine < 0.999 if parts else cosine > 1 - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("method", "layers"),
+    [
+        ("stack", [0, 1, 0, 1, 0, 1]),
+        ("interleave", [0, 0, 0, 1, 1, 1]),
+        ("passthrough", [0, 1, 1, 0, 1, 1]),
+    ],
+)
+def test_repeated_blocks_are_copies_in_the_operators_order(
+    method: str, layers: list[int], tmp_path: Path
+) -> None:
+    make_model(tmp_path / "a.st", bias="all")
+    dials = {"slices": "0:2,1:2,0:2, 1:2"}
+    found = grow_to(tmp_path / "a.st", tmp_path / "b.st", method, dials=dials, n_layers=6)
+    assert not found.exact
+    old, new = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "b.st"))
+    assert len(new) == len(old) + 4 * sum(name.startswith("blocks.0.") for name in old)
+    for name, tensor in new.items():
+        _, layer, rest = name.split(".", 2) if name.startswith("blocks.") else ("", "", name)
+        source = f"blocks.{layers[int(layer)]}.{rest}" if layer else name
+        assert torch.equal(tensor, old[source]), name
+
+
+def test_passthrough_damps_what_repeated_blocks_write(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", bias="all", n_layers=3)
+    for damp in (0.5, 0.0):
+        dials = {"slices": "0:2,1:3,0:1", "damp": damp}
+        found = grow_to(tmp_path / "a.st", tmp_path / f"{damp}.st", "passthrough", dials=dials)
+        assert (found.difference == 0) == (damp == 0)
+        old, new = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", f"{damp}.st"))
+        for layer, (source, factor) in enumerate([(0, 1), (1, 1), (1, damp), (2, 1), (0, damp)]):
+            for part in ("attention.o.weight", "mlp.down.bias"):
+                was, now = old[f"blocks.{source}.{part}"], new[f"blocks.{layer}.{part}"]
+                assert torch.equal(now, was * factor)
+            up = "mlp.up.weight"
+            assert torch.equal(new[f"blocks.{layer}.{up}"], old[f"blocks.{source}.{up}"])
+
+
+@pytest.mark.parametrize("slices", ["0:3", "1:1", "x", "0:2,", "-1:2", "0-2", "0:2;0:2"])
+def test_slices_that_are_none_are_refused(slices: str, tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st")
+    with pytest.raises(UsageError, match="no slice of 2 blocks"):
+        grow_to(tmp_path / "a.st", tmp_path / "b.st", "passthrough", dials={"slices": slices})
+    none = {"slices": None}
+    with pytest.raises(UsageError, match="no slices were given"):
+        grow_to(tmp_path / "a.st", tmp_path / "b.st", "passthrough", dials=none, context=20)
+
+
+def test_new_units_of_aki_are_those_of_the_next_layer(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", bias="all", n_layers=3)
+    assert not grow_to(tmp_path / "a.st", tmp_path / "b.st", "aki", d_model=24).exact
+    old, new = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "b.st"))
+    count = torch.tensor([2.0] * 8 + [1.0] * 8, dtype=torch.float64)  # copies of each old column
+    for layer in range(3):
+        above = min(layer + 1, 2)
+        name = "blocks.{}.mlp.up.weight"
+        for rows, source in ((slice(0, 64), layer), (slice(64, 96), above)):
+            was = old[name.format(source)][: rows.stop - rows.start] / count
+            assert torch.allclose(new[name.format(layer)][rows], torch.cat([was, was[:, :8]], 1))
+        assert torch.equal(
+            new[f"blocks.{layer}.mlp.up.bias"][64:], old[f"blocks.{above}.mlp.up.bias"][:32]
+        )
+    assert torch.equal(new["embed.weight"][:, 16:], old["embed.weight"][:, :8])
+
+
+@pytest.mark.parametrize("method", OPERATORS)
+def test_new_positions_and_symbols_are_fresh_and_old_ones_stay(method: str, tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", tied_head=True, positions="learned")
+    found = grow_to(tmp_path / "a.st", tmp_path / "b.st", method, context=30, vocab_size=60)
+    assert found.difference == 0 or promise(method) != "exact"
+    old, new = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "b.st"))
+    ours = read_model(tmp_path / "b.st")[1]
+    for name in ("embed.weight", "embed.positions"):
+        kept = len(old[name])
+        fresh = initial(ours, name, 0).double()
+        assert torch.equal(new[name][kept:], fresh[kept:])
+        assert method in ("random", "identity-qkv") or torch.equal(new[name][:kept], old[name])
+
+
+def test_a_table_of_positions_goes_on_at_its_own_width_only(tmp_path: Path) -> None:
+    for kind in ("sinusoidal", "sinusoidal-unpaired"):
+        path = tmp_path / "a.st"
+        make_model(path, positions=kind)
+        assert grow_to(path, tmp_path / "b.st", "pad", context=30).difference == 0
+        longer = read_model(tmp_path / "b.st")[2].state_dict()["embed.positions"]
+        assert torch.allclose(longer, table(kind, 30, 16))
+        with pytest.raises(UsageError, match="fixed table of positions"):
+            grow_to(path, tmp_path / "c.st", "pad", context=30, d_model=32)
+        grow_to(path, tmp_path / "c.st", "pad", d_model=32)
+        with pytest.raises(UsageError, match="fixed table of positions"):
+            grow_to(tmp_path / "c.st", tmp_path / "d.st", "pad", context=30)
+        for name in ("b.st", "c.st"):
+            (tmp_path / name).unlink()
+
+
+def test_outputs_that_are_the_symbols_grow_and_shrink_with_them(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", shape=Shape(27, 12, 27), bias="all")
+    assert grow_to(tmp_path / "a.st", tmp_path / "b.st", "pad", vocab_size=40).exact
+    new = read_model(tmp_path / "b.st")[2].state_dict()
+    assert new["head.weight"].shape == (40, 16)
+    slice_model(tmp_path / "b.st", tmp_path / "c.st", {"vocab_size": 27})
+    old, back = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "c.st"))
+    assert all(torch.equal(old[name], back[name]) for name in old)
+
+
+def test_a_slice_in_context_answers_short_inputs_alike(tmp_path: Path) -> None:
+    for positions in ("none", "learned", "sinusoidal"):
+        make_model(tmp_path / "a.st", positions=positions)
+        (tmp_path / "b.st").unlink(missing_ok=True)
+        slice_model(tmp_path / "a.st", tmp_path / "b.st", {"context": 5, "vocab_size": 9})
+        large, small = (read_model(tmp_path / n)[2].eval() for n in ("a.st", "b.st"))
+        symbols = torch.arange(10).view(2, 5) % 9
+        assert torch.equal(large(symbols), small(symbols))
+
+
+@pytest.mark.parametrize(("heads", "near"), [(2, "32, 40"), (4, "36, 40")])
+def test_widths_that_the_heads_do_not_divide_name_the_nearest_that_they_do(
+    heads: int, near: str, tmp_path: Path
+) -> None:
+    make_model(tmp_path / "a.st", n_heads=heads, attention_output=False, norm="none")
+    for method in EXACT:
+        with pytest.raises(UsageError) as error:
+            grow_to(tmp_path / "a.st", tmp_path / "b.st", method, d_model=38)
+        assert f"nearest widths: {near};" in error.value.hint
+    for width in map(int, near.split(", ")):
+        out = tmp_path / f"{width}.st"
+        assert grow_to(tmp_path / "a.st", out, "pad", d_model=width).exact
+
+
 def test_double_repeats_and_does_not_divide(tmp_path: Path) -> None:
     make_model(tmp_path / "a.st")
     grow_to(tmp_path / "a.st", tmp_path / "b.st", "double", d_model=32)
@@ -231,6 +452,13 @@ def test_double_repeats_and_does_not_divide(tmp_path: Path) -> None:
         ("pad", {"d_model": 16}, "nothing to grow"),
         ("pad", {"n_loops": 3}, "no dial `n_loops`"),
         ("pad", {"d_ff": 0}, "cannot grow"),
+        ("stack", {"n_layers": 5}, "nearest: 4, 6"),
+        ("stack", {"n_layers": 4, "d_model": 32}, "leaves `d_model` 16 as it is, not 32"),
+        ("interleave", {"d_ff": 70}, "leaves `d_ff` 64 as it is, not 70"),
+        ("split", {"d_model": 40}, "nearest: 32, 48"),
+        ("passthrough", {"n_layers": 3}, "`--slices 0:2,0:2` has 4 blocks, `--n-layers` is 3"),
+        ("passthrough", {"d_ff": 70}, "leaves `d_ff` 64 as it is, not 70"),
+        ("aki", {"n_layers": 3}, "leaves `n_layers` 2 as it is, not 3"),
     ],
 )
 def test_what_cannot_be_grown_is_refused_with_its_reason(

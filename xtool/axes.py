@@ -26,6 +26,20 @@ from xtool.errors import XtoolError
 Role = Literal["writes", "reads", "scales"]
 SIGILS: dict[str, Role] = {"<": "reads", "=": "scales"}
 RESIDUAL = "d_model"
+# The axes that the task's data fix: a new index stands for something that was never seen.
+DATA = ("vocab", "context", "n_outputs")
+# The sizes that surgery changes, with their help.
+SIZES = {
+    "d_model": "width of the residual stream",
+    "n_layers": "blocks",
+    "n_heads": "attention heads",
+    "d_head": "width of a head's queries and keys",
+    "d_value": "width of a head's values",
+    "d_ff": "width of the feed-forward part",
+    "d_hidden": "width of a two-layer head",
+    "context": "positions of an input",
+    "vocab_size": "symbols, and the outputs where these are the symbols",
+}
 ATTENTION = "blocks.{layer}.attention."
 
 
@@ -93,6 +107,13 @@ class Layout:
             (pattern_regex(key), tuple(parse(axis) for axis in value))
             for key, value in self.table.items()
         ]
+
+    @cached_property
+    def units(self) -> tuple[str, ...]:
+        """The factors that hold units of the model, such as `d_ff`; the data's axes are not."""
+        named = {factor for _, axes in self._patterns for axis in axes for factor in axis.factors}
+        there = {str(f) for f in named - {*DATA} if not isinstance(f, int) and self.config.get(f)}
+        return tuple(sorted(there, key=lambda factor: (factor != RESIDUAL, factor)))
 
     def axes(self, name: str) -> tuple[Axis, ...]:
         """The axes of a tensor.

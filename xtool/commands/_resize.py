@@ -2,26 +2,55 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from xtool.axes import SIZES
+from xtool.config import Option
 from xtool.errors import UsageError
 
+OPTIONS = [Option(name, "int", None, text) for name, text in SIZES.items()]
+Width = Annotated[
+    int | None,
+    typer.Option(
+        "--to",
+        "--d-model",
+        help="The new d_model.",
+        rich_help_panel="Sizes",
+        envvar="XTOOL_D_MODEL",
+        show_envvar=False,
+    ),
+]
+Vocab = Annotated[
+    int | None,
+    typer.Option(
+        "--vocab",
+        "--vocab-size",
+        help=SIZES["vocab_size"] + ".",
+        rich_help_panel="Sizes",
+        envvar="XTOOL_VOCAB_SIZE",
+        show_envvar=False,
+    ),
+]
+PANEL = [option for option in OPTIONS if option.name not in ("d_model", "vocab_size")]
 
-def changes(sizes: Mapping[str, Any]) -> dict[str, int]:
+
+def changes(sizes: Mapping[str, Any], enough: bool = False) -> dict[str, int]:
     """The sizes that were given.
 
     Raises:
-        UsageError: none was.
+        UsageError: none was, and what else was given is not `enough`.
     """
     given = {name: int(size) for name, size in sizes.items() if size is not None}
-    if not given:
+    if not given and not enough:
         raise UsageError("no size given", "`--to N` sets d_model; see `--help` for the others")
     return given
 
 
-def target(path: Path, out: Path | None, wanted: Mapping[str, int]) -> Path:
-    """`-o`, or beside the input: `small-96.st`, `small-n_layers4.st`."""
+def target(path: Path, out: Path | None, wanted: Mapping[str, int], method: str = "") -> Path:
+    """`-o`, or beside the input: `small-96.st`, `small-n_layers4.st`, `small-passthrough.st`."""
     if out is not None:
         return out
     parts = [str(v) if k == "d_model" else f"{k}{v}" for k, v in wanted.items()]
-    return path.with_name("-".join([path.name.removesuffix(".st"), *parts]) + ".st")
+    return path.with_name("-".join([path.name.removesuffix(".st"), *(parts or [method])]) + ".st")

@@ -7,6 +7,7 @@ import typer
 
 from xtool import registry
 from xtool.commands._dials import completion, entry, known, peek, run_file
+from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes, target
 from xtool.commands._ui import (
     INPUT,
     MODEL,
@@ -23,14 +24,6 @@ from xtool.commands._ui import (
 )
 from xtool.config import Option, options, resolve
 
-SIZES = [
-    Option("n_layers", "int", None, "blocks"),
-    Option("n_heads", "int", None, "attention heads"),
-    Option("d_head", "int", None, "width of a head's queries and keys"),
-    Option("d_value", "int", None, "width of a head's values"),
-    Option("d_ff", "int", None, "width of the feed-forward part"),
-    Option("d_hidden", "int", None, "width of a two-layer head"),
-]
 SEED = [Option("seed", "int", 0, "of what is drawn")]
 
 
@@ -38,22 +31,13 @@ def panels() -> dict[str, list[Option]]:
     """Sizes, and the dials of the operator that the command line names."""
     method = known("surgery/operators", peek("--method"))
     names = [method] if method else ["clone"]
-    return {"Sizes": SIZES, f"Operator `{names[0]}`": options("surgery/operators", names[0]) + SEED}
+    return {"Sizes": PANEL, f"Operator `{names[0]}`": options("surgery/operators", names[0]) + SEED}
 
 
 def grow(
     model: Annotated[list[Path], typer.Argument(help="Models, or - for their paths.")],
-    d_model: Annotated[
-        int | None,
-        typer.Option(
-            "--to",
-            "--d-model",
-            help="The new d_model.",
-            rich_help_panel="Sizes",
-            envvar="XTOOL_D_MODEL",
-            show_envvar=False,
-        ),
-    ] = None,
+    d_model: Width = None,
+    vocab_size: Vocab = None,
     method: Annotated[
         str,
         typer.Option(
@@ -108,7 +92,6 @@ def grow(
     """
     from xtool.atomic import require_writable
     from xtool.checkpoint import Reader, model_reader
-    from xtool.commands._resize import changes, target
     from xtool.errors import UsageError
     from xtool.storage import Source
     from xtool.surgery.grow import Plan, Proving, plan
@@ -121,12 +104,12 @@ def grow(
     if method != "auto":
         method = entry("surgery/operators", method)
     operator = options("surgery/operators", "clone" if method == "auto" else method)
-    sizes = [Option("d_model", "int", None, ""), *SIZES]
-    from_file = run_file(config_file, "grow", sizes + operator + SEED)
-    layers = [(SAID, dials | {"d_model": d_model}), (str(config_file), from_file)]
-    wanted = changes(resolve(sizes, layers))
+    from_file = run_file(config_file, "grow", OPTIONS + operator + SEED)
+    said = dials | {"d_model": d_model, "vocab_size": vocab_size}
+    layers = [(SAID, said), (str(config_file), from_file)]
     seed = resolve(SEED, layers)["seed"]
     values = resolve(operator, layers)
+    wanted = changes(resolve(OPTIONS, layers), enough=values != resolve(operator, []))
     models = paths(model)
     if out and len(models) > 1:
         raise UsageError(f"`-o` names one file, {len(models)} models were given")
@@ -142,10 +125,10 @@ def grow(
         if dry_run:
             with Source(path) as source:
                 chosen = make_plan(model_reader(source))
-            place = target(path, out, wanted)
+            place = target(path, out, wanted, method)
             notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}; {chosen.method}")
             continue
-        place = target(path, out, wanted)
+        place = target(path, out, wanted, method)
         require_writable(place, force)
         chosen, found, digest = grow_file(path, place, make_plan, proving)
         kind = "exact" if chosen.exact else "approximate: the function has changed"

@@ -6,29 +6,20 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
+from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes, target
 from xtool.commands._ui import SAID, Force, Notes, Out, Own, Quiet, Verbose, paths, write_stdout
-from xtool.commands.grow import SIZES
 from xtool.config import Option, resolve
 
 
 def panels() -> dict[str, list[Option]]:
     """The sizes."""
-    return {"Sizes": SIZES}
+    return {"Sizes": PANEL}
 
 
 def slice_(
     model: Annotated[list[Path], typer.Argument(help="Models, or - for their paths.")],
-    d_model: Annotated[
-        int | None,
-        typer.Option(
-            "--to",
-            "--d-model",
-            help="The new d_model.",
-            rich_help_panel="Sizes",
-            envvar="XTOOL_D_MODEL",
-            show_envvar=False,
-        ),
-    ] = None,
+    d_model: Width = None,
+    vocab_size: Vocab = None,
     own: Own = None,
     out: Out = None,
     force: Force = False,
@@ -41,15 +32,14 @@ def slice_(
     Their paths go to standard output.
     """
     from xtool.atomic import require_writable
-    from xtool.commands._resize import changes, target
     from xtool.errors import UsageError
     from xtool.surgery.slice import slice_model
 
     notes = Notes(quiet, verbose)
     for path in own or ():
         registry.admit(str(path))
-    sizes = [Option("d_model", "int", None, ""), *SIZES]
-    wanted = changes(resolve(sizes, [(SAID, dials | {"d_model": d_model})]))
+    said = dials | {"d_model": d_model, "vocab_size": vocab_size}
+    wanted = changes(resolve(OPTIONS, [(SAID, said)]))
     found = paths(model)
     if out and len(found) > 1:
         raise UsageError(f"`-o` names one file, {len(found)} models were given")

@@ -1,7 +1,9 @@
 """Growing: a small trained model becomes a larger one by an operator, streamed and proved.
 
-Under an exact operator a new layer begins as the identity: a copy of the last one whose writers to
-the residual stream are zero. Under another it is what the operator makes of the last one.
+Under an exact operator a new layer begins as the identity: a copy whose writers to the residual
+stream are zero. Under another it is what the operator makes of the layer that it comes from, the
+last one unless the operator says otherwise. Whatever the operator, the rows of new positions and
+new symbols are fresh: no old input has any, so what the model made of those stays.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,17 +16,19 @@ from torch import Tensor
 
 from xtool import registry
 from xtool.archs import checked
-from xtool.axes import Layout, layout
+from xtool.axes import DATA, RESIDUAL, SIZES, layout
 from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
 from xtool.dataset import Dataset
 from xtool.errors import UsageError
+from xtool.layers.initial import initial
 from xtool.lineage import step
 from xtool.storage import Source, Spec
-from xtool.surgery.operators import Growth, Operator
+from xtool.surgery.operators import Depth, Growth, Operator
 from xtool.surgery.proof import Proof, compare, require_exact
-from xtool.surgery.widths import WIDTHS, changed, resized
+from xtool.surgery.widths import changed, resized
 
 AUTO = ("pad", "clone")
+TABLE_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -48,33 +52,34 @@ class Plan:
 
     def names(self) -> list[str]:
         """The tensors of the grown model."""
-        return grown_names(self.growth.reader.names, self.growth.old, self.growth.new)
+        growth = self.growth
+        names = [name for name in growth.reader.names if growth.old.layer(name) is None]
+        for layer in range(growth.new.config.get("n_layers", 0)):
+            source = growth.source_layer(layer)
+            names += [
+                name.replace(f".{source}.", f".{layer}.", 1)
+                for name in growth.reader.names
+                if growth.old.layer(name) == source
+            ]
+        return names
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows of a grown tensor; an exact operator's new layers write nothing yet."""
         growth = self.growth
-        if self.exact and growth.source(name) != name and growth.writes_residual(name):
+        if self.exact and growth.again(name) and growth.writes_residual(name):
             return torch.zeros(stop - start, *growth.new.shape(name)[1:])
-        return self.operator.rows(growth, name, start, stop)
+        values = self.operator.rows(growth, name, start, stop)
+        seen = growth.reader.shape(growth.source(name))[0]
+        if stop <= seen or growth.new.axes(name)[0].factors[0] not in DATA:
+            return values
+        first = max(start, seen)
+        fresh = initial(growth.new, name, growth.seed, first, stop).to(values.dtype)
+        return torch.cat([values[: first - start], fresh])
 
 
 def promise(method: str) -> str:
     """`exact` or `approximate`, as the operator's file states it."""
     return str(registry.literal("surgery/operators", method, "PROMISE"))
-
-
-def grown_names(names: list[str], old: Layout, new: Layout) -> list[str]:
-    """The stored tensors of the grown model: the old, and the last layer's for each new one."""
-    if "n_layers" not in old.config:
-        return names
-    last = old.size("n_layers") - 1
-    extra = [
-        name.replace(f".{last}.", f".{layer}.", 1)
-        for layer in range(last + 1, new.size("n_layers"))
-        for name in names
-        if old.layer(name) == last
-    ]
-    return [*names, *extra]
 
 
 def plan(
@@ -94,6 +99,10 @@ def plan(
     """
     assert reader.layout is not None
     config = reader.layout.config
+    layers: list[int] = []
+    if method != "auto":
+        layers = _layers(method, config, changes, dials)
+        changes = {**changes, "n_layers": len(layers)} if layers else changes
     where = str(reader.source.path)
     for name, size in changes.items():
         if name in config and isinstance(config[name], int) and size < config[name]:
@@ -105,34 +114,52 @@ def plan(
     if not changed(config, resized(config, changes, keep_heads=True)):
         raise UsageError("nothing to grow: every size is already as asked", "give a larger `--to`")
     if method != "auto":
-        return _plan_one(reader, changes, method, dials, seed)
+        return _plan_one(reader, changes, method, dials, seed, layers)
     reasons = []
     for name in AUTO:
         try:
-            return _plan_one(reader, changes, name, dials, seed)
+            return _plan_one(reader, changes, name, dials, seed, [])
         except UsageError as error:
             reasons.append(f"{name}: {error.message}")
     raise UsageError("no exact operator fits: " + "; ".join(reasons), "choose one with `--method`")
 
 
+def _own(method: str, dials: Mapping[str, Any]) -> dict[str, Any]:
+    names = {row[0] for row in registry.literal("surgery/operators", method, "OPTIONS", [])}
+    return {name: value for name, value in dials.items() if name in names}
+
+
+def _layers(
+    method: str, config: Mapping[str, Any], changes: Mapping[str, int], dials: Mapping[str, Any]
+) -> list[int]:
+    operator = registry.load("surgery/operators", method)
+    if not isinstance(operator, Depth) or "n_layers" not in config:
+        return []
+    return operator.depth(config["n_layers"], changes.get("n_layers"), _own(method, dials))
+
+
 def _plan_one(
-    reader: Reader, changes: Mapping[str, int], method: str, dials: Mapping[str, Any], seed: int
+    reader: Reader,
+    changes: Mapping[str, int],
+    method: str,
+    dials: Mapping[str, Any],
+    seed: int,
+    layers: list[int],
 ) -> Plan:
     assert reader.layout is not None
     old = reader.layout
     operator: Operator = registry.load("surgery/operators", method)
     new_config = resized(old.config, changes, keep_heads=True)
-    for name in WIDTHS:
+    for name in SIZES:
         if (new_config.get(name) or 0) < (old.config.get(name) or 0):
             raise UsageError(f"`{name}` would shrink from {old.config[name]} to {new_config[name]}")
     new_config |= operator.config(old.config, new_config)
-    own = {row[0] for row in registry.literal("surgery/operators", method, "OPTIONS", [])}
-    growth = Growth(
-        reader, old, layout(new_config), seed, {k: v for k, v in dials.items() if k in own}
-    )
+    own = _own(method, dials)
+    growth = Growth(reader, old, layout(new_config), seed, own, tuple(layers))
     if reason := operator.refuse(growth):
         raise UsageError(f"`{method}` refuses: {reason}", "see `xtool grow --help` for the others")
     checked(new_config)
+    _require_tables(growth)
     return Plan(method, growth, changed(old.config, new_config))
 
 
@@ -143,6 +170,23 @@ class Proving:
     wanted: bool = True
     tolerance: float | None = None
     data: Dataset | None = None
+
+
+def _require_tables(growth: Growth) -> None:
+    """Raise UsageError where a fixed table gets rows that its stored ones do not go on to."""
+    for name in growth.new.frozen:
+        rows, columns = growth.old.shape(name)
+        if growth.new.shape(name)[0] == rows:
+            continue
+        some = min(rows, TABLE_ROWS)
+        stored = growth.reader.rows(name, 0, some).double()
+        wanted = initial(growth.old, name, 0, 0, some)
+        if growth.new.shape(name)[1] != columns or not torch.allclose(stored, wanted, atol=1e-5):
+            raise UsageError(
+                "`context` grows with a fixed table of positions, which goes on "
+                f"only at the `{RESIDUAL}` that it was made for",
+                f"grow `--context` first, then `{RESIDUAL}`",
+            )
 
 
 def grow(
@@ -173,7 +217,7 @@ def grow(
             Spec(name, NAMES[reader.dtype(growth.source(name))], growth.new.shape(name))
             for name in chosen.names()
         ]
-        sizes = {n: growth.new.config[n] for n in WIDTHS if growth.new.config.get(n)}
+        sizes = {n: growth.new.config[n] for n in SIZES if growth.new.config.get(n)}
         options = {"method": chosen.method, **sizes, **growth.dials}
         done = step("grow", options, {"model": header.digest}, growth.seed)
         new_header = header.model_copy(

@@ -79,6 +79,9 @@ def compare(
 ) -> Proof:
     """Run both models on the same random inputs, of at most `POSITIONS` positions each.
 
+    The inputs are of the small model's length and symbols, and its outputs are compared: new
+    positions, symbols and outputs have nothing that they could agree with.
+
     Args:
         small: the model that was grown, with its layout.
         grown: the written result, with its layout.
@@ -118,7 +121,7 @@ def _run_both(small: Reader, grown: Reader, inputs: Tensor) -> tuple[float, floa
     assert small.layout is not None
     assert grown.layout is not None
     before = logits(small, small.layout, inputs)  # (B, T, C)
-    after = logits(grown, grown.layout, inputs)  # (B, T, C)
+    after = logits(grown, grown.layout, inputs)[..., : before.shape[2]]  # (B, T, C)
     if not torch.isfinite(before).all():
         raise XtoolError(f"{small.source.path}: the model's logits are NaN or infinite")
     return float((after - before).abs().max()), float(before.abs().max()), before, after

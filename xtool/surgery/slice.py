@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from xtool.archs import checked
-from xtool.axes import Layout, layout
+from xtool.axes import SIZES, Layout, layout
 from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
 from xtool.errors import CheckFailed, UsageError
 from xtool.lineage import step
 from xtool.storage import BLOCK, Source, Spec
 from xtool.surgery.gather import gather, maps, prefix
-from xtool.surgery.widths import WIDTHS, changed, resized
+from xtool.surgery.widths import changed, resized
 
 
 def slice_model(path: Path, out: Path, changes: Mapping[str, int]) -> tuple[list[str], str]:
@@ -38,7 +38,7 @@ def slice_model(path: Path, out: Path, changes: Mapping[str, int]) -> tuple[list
         header = source.require_header("model")
         old = layout(header.config)
         config = checked(resized(header.config, changes))
-        for name in WIDTHS:
+        for name in SIZES:
             if (config.get(name) or 0) > (header.config.get(name) or 0):
                 raise UsageError(
                     f"{path}: cannot slice `{name}` {header.config[name]} -> {config[name]}: "
@@ -55,7 +55,7 @@ def slice_model(path: Path, out: Path, changes: Mapping[str, int]) -> tuple[list
         def rows(name: str, start: int, stop: int) -> Tensor:
             return gather(reader, name, maps(old, new, name, name, prefix), start, stop)
 
-        sizes = {name: config[name] for name in WIDTHS if config.get(name)}
+        sizes = {name: config[name] for name in SIZES if config.get(name)}
         done = step("slice", sizes, {"model": header.digest}, 0)
         new_header = header.model_copy(
             update={

@@ -1,8 +1,8 @@
 """The sizes of a grown or sliced model: what follows from a new width, and what is refused.
 
 When d_model changes, d_head stays and the number of heads scales; a single head scales its width
-instead; d_ff and the hidden width of the head keep their ratio to d_model. Every other dial changes
-only by its own flag.
+instead; d_ff and the hidden width of the head keep their ratio to d_model. Outputs that are the
+symbols grow with them. Every other dial changes only by its own flag.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,6 @@ from typing import Any
 
 from xtool.errors import UsageError
 
-WIDTHS = ("d_model", "n_layers", "n_heads", "d_head", "d_value", "d_ff", "d_hidden")
 RATIO = ("d_ff", "d_hidden")
 
 
@@ -38,6 +37,7 @@ def resized(
         if changes[name] < 1:
             raise UsageError(f"`{name}` is {changes[name]}, it must be at least 1")
     new = dict(config)
+    free = config.get("attention_output", True)
     width = config.get("d_model", 1)
     ratio = Fraction(changes.get("d_model", width), width)
     rounded = ceil if ratio > 1 else floor
@@ -52,20 +52,30 @@ def resized(
             new[name] = max(1, rounded(config[name] * ratio))
     elif heads.denominator == 1 and heads >= 1:
         new["n_heads"] = int(heads)
-    elif not keep_heads and "d_head" not in changes:
+    elif "d_head" not in changes and not (keep_heads and free):
         raise _heads_do_not_fit(config, changes["d_model"])
     new |= changes
-    if "d_head" in changes and "d_value" not in changes and "d_value" in config:
+    if "vocab_size" in changes and config["n_outputs"] == config["vocab_size"]:
+        new["n_outputs"] = changes["vocab_size"]
+    if "d_head" in changes and "d_value" not in changes and "d_value" in config and free:
         scaled = Fraction(changes["d_head"], config["d_head"]) * config["d_value"]
         new["d_value"] = max(1, rounded(scaled))
+    if not free and config["n_heads"] > 1 and new["d_value"] != config["d_value"]:
+        raise UsageError(
+            f"`d_value` {config['d_value']} -> {new['d_value']}: without an output projection the "
+            f"values of the {config['n_heads']} heads are the residual's columns",
+            "change the number of heads with the width instead",
+        )
     return new
 
 
 def _heads_do_not_fit(config: Mapping[str, Any], width: int) -> UsageError:
-    unit = Fraction(config["d_model"], config["n_heads"]).numerator
-    near = sorted({max(unit, width // unit * unit), (width // unit + 1) * unit})
+    old = config["d_model"]
+    unit = Fraction(old, config["n_heads"]).numerator
+    around = {max(unit, width // unit * unit), (width // unit + 1) * unit}
+    near = sorted(size for size in around if (size - old) * (width - old) > 0)
     return UsageError(
-        f"`n_heads` ({config['n_heads']}) at `d_model` {config['d_model']} does not scale to "
+        f"`n_heads` ({config['n_heads']}) at `d_model` {old} does not scale to "
         f"{width} with `d_head` {config['d_head']}",
         f"nearest widths: {', '.join(map(str, near))}; or set `--n-heads`",
     )

@@ -10,7 +10,7 @@ from torch import nn
 
 from xtool import registry
 from xtool.archs import architecture, build, fill, start
-from xtool.axes import Layout, layout
+from xtool.axes import RESIDUAL, SIZES, Layout, layout
 from xtool.checkpoint import model_reader
 from xtool.dataset import Dataset
 from xtool.errors import UsageError, XtoolError, unknown
@@ -24,7 +24,7 @@ from xtool.training.run import Run
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MAX_THREADS = 1024
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
-WIDTHS = ("d_head", "d_value", "d_ff", "d_hidden")
+WIDTHS = [name for name in SIZES if name.startswith("d_") and name != RESIDUAL]
 
 
 def preset(arch: str, name: str | None, d_model: int | None) -> dict[str, Any]:

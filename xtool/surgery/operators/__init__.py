@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from xtool.axes import RESIDUAL, Axis, Layout
+from xtool.axes import DATA, RESIDUAL, Axis, Layout
 from xtool.checkpoint import Reader
-from xtool.surgery.gather import Along, gather, maps
+from xtool.surgery.gather import Along, axis_map, gather, prefix
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Growth:
         new: the large model's.
         seed: of what is drawn.
         dials: the operator's own.
+        layers: the old layer behind each new one; empty where new layers come from the last.
         memory: for what is costly and needed for several blocks.
     """
 
@@ -30,21 +31,35 @@ class Growth:
     new: Layout
     seed: int
     dials: Mapping[str, Any]
+    layers: tuple[int, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict)
 
     def source(self, name: str) -> str:
-        """The old tensor behind a new one; a new layer is made from the last old one."""
+        """The old tensor behind a new one."""
         layer = self.new.layer(name)
-        if layer is None or layer < self.old.size("n_layers"):
+        if layer is None:
             return name
-        last = self.old.size("n_layers") - 1
-        return name.replace(f".{layer}.", f".{last}.", 1)
+        return name.replace(f".{layer}.", f".{self.source_layer(layer)}.", 1)
+
+    def source_layer(self, layer: int) -> int:
+        """The old layer behind a new one."""
+        return self.layers[layer] if self.layers else min(layer, self.old.size("n_layers") - 1)
+
+    def again(self, name: str) -> bool:
+        """Whether a tensor's layer is a further copy of a layer that stands before it."""
+        layer = self.new.layer(name)
+        if layer is None:
+            return False
+        return self.source_layer(layer) in map(self.source_layer, range(layer))
 
     def maps(self, name: str, along: Along) -> list[Tensor]:
         """For each axis of a new tensor, the old index behind each new one, or -1; made once."""
         key = f"maps {along.__name__} {name}"
         if key not in self.memory:
-            self.memory[key] = maps(self.old, self.new, self.source(name), name, along)
+            self.memory[key] = [
+                axis_map(*self.sizes(name, axis), prefix if {*axis.factors} & {*DATA} else along)
+                for axis in self.new.axes(name)
+            ]
         found: list[Tensor] = self.memory[key]
         return found
 
@@ -74,6 +89,12 @@ class Growth:
         return plain and self.new.layer(name) is not None
 
 
+def nearest(old: int, new: int) -> str:
+    """The whole multiples of a size that stand around a new one."""
+    below = new // old * old
+    return ", ".join(str(size) for size in sorted({max(2 * old, below), below + old}))
+
+
 class Operator(Protocol):
     """What a file in this folder ends with, as `ENTRY`.
 
@@ -89,3 +110,18 @@ class Operator(Protocol):
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of a new tensor."""
+
+
+@runtime_checkable
+class Depth(Protocol):
+    """What an operator has besides, when it says which old layer each new one is a copy of.
+
+    Without it new layers come from the last one, and an exact operator's write nothing yet.
+    """
+
+    def depth(self, old: int, asked: int | None, dials: Mapping[str, Any]) -> list[int]:
+        """The old layer, 0 to `old` - 1, behind each new one.
+
+        Raises:
+            UsageError: dials that name a layer that is not there, or another depth than `asked`.
+        """

@@ -16,7 +16,7 @@ from xtool.axes import RESIDUAL
 from xtool.layers.initial import draw
 from xtool.seeds import derive
 from xtool.surgery.gather import copy_numbers, factor_of, tile
-from xtool.surgery.operators import Growth, Operator
+from xtool.surgery.operators import Growth, Operator, nearest
 
 PROMISE = "exact"
 CONDITION = "whole factors; a tied head needs a final norm"
@@ -31,15 +31,11 @@ class Clone:
 
     def refuse(self, growth: Growth) -> str:
         """A size that is no whole multiple, or a tied head that reads the stream without a norm."""
-        for size in ("d_model", "n_heads", "d_head", "d_value", "d_ff", "d_hidden"):
-            if not growth.old.config.get(size):
-                continue
+        for size in growth.old.units:
             old, new = growth.old.size(size), growth.new.size(size)
             if new % old:
-                near = sorted({max(2, new // old) * old, (new // old + 1) * old})
                 return (
-                    f"`{size}` {old} -> {new} is not a whole factor; "
-                    f"nearest: {', '.join(map(str, near))}"
+                    f"`{size}` {old} -> {new} is not a whole factor; nearest: {nearest(old, new)}"
                 )
         wider = growth.ratio(RESIDUAL) > 1
         if wider and growth.old.ties and growth.old.config.get("norm") == "none":

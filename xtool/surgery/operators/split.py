@@ -1,0 +1,102 @@
+"""Copies of units, exactly: what reads the copies of one unit gets unequal shares that sum to one.
+
+Net2Net (Chen et al., 2015, arXiv:1511.05641) and LEMON (Wang et al., 2023, arXiv:2310.07999). Units
+are copied in turn, so any number of them may be new; the residual stream under a norm grows by
+whole factors only, because the norm's mean and variance must count every column equally often.
+Every weight that reads a copy has a share of its own, so the copies part in training without noise.
+Of q and k only q gets shares, of a tied head's two readers the norm before it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xtool.axes import RESIDUAL
+from xtool.layers.initial import draw
+from xtool.seeds import derive
+from xtool.surgery.gather import axis_map, tile
+from xtool.surgery.operators import Growth, Operator, nearest
+
+PROMISE = "exact"
+CONDITION = (
+    "any width; d_model by whole factors where there is a norm; a tied head needs a final norm"
+)
+OPTIONS = [
+    ("unequal", "float", 0.5, "how far shares of copies are drawn from equal ones, 0 to below 1"),
+]
+
+
+class Split:
+    """The operator; see the module."""
+
+    def refuse(self, growth: Growth) -> str:
+        """A norm that would weigh columns unequally, or a tied head without one."""
+        if not 0 <= growth.dials["unequal"] < 1:
+            return f"`unequal` is {growth.dials['unequal']}, it must be at least 0 and below 1"
+        old, new = growth.old.size(RESIDUAL), growth.new.size(RESIDUAL)
+        normed = growth.old.config.get("norm", "none") != "none"
+        if new % old and normed:
+            return (
+                f"a norm would weigh the columns of `{RESIDUAL}` {old} -> {new} unequally; "
+                f"nearest: {nearest(old, new)}"
+            )
+        if new > old and growth.old.ties and not normed:
+            return "a tied head without a final norm would multiply the logits"
+        return ""
+
+    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """Nothing: whole copies change neither mean nor variance."""
+        return {}
+
+    def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
+        """Copies along every axis; along those that are summed over, copies get shares."""
+        axes = growth.new.axes(name)
+        values = growth.gather(name, tile, start, stop) * growth.root(name)
+        groups = self._summed_rows(growth, name)
+        if groups is not None:
+            of_rows = self._shares(growth, name + " rows", groups, 1, 0, 1)[0, start:stop]
+            values *= of_rows.view(-1, *[1] * (len(axes) - 1))
+        if len(axes) > 1 and axes[1].role == "reads":
+            rows = growth.new.shape(name)[0]
+            values *= self._shares(growth, name, growth.maps(name, tile)[1], rows, start, stop)
+        return values
+
+    def _summed_rows(self, growth: Growth, name: str) -> Tensor | None:
+        """The unit behind each row where rows of one unit are summed; None where none are."""
+        axis = growth.new.axes(name)[0]
+        tied_norm = any(name.startswith(tie.norm + ".") for tie in growth.new.ties)
+        if axis.role == "reads" or tied_norm:
+            return growth.maps(name, tile)[0]
+        product = growth.new.product(name)
+        if product is None:
+            return None
+        old, new = growth.sizes(name, axis)
+        within = [
+            was if factor == product[0] else now
+            for factor, was, now in zip(axis.factors, old, new, strict=True)
+        ]
+        return axis_map(tuple(within), new, tile)
+
+    def _shares(
+        self, growth: Growth, name: str, groups: Tensor, rows: int, start: int, stop: int
+    ) -> Tensor:
+        """Rows [start, stop) of shares, one for each column; those of a group sum to one."""
+        if int(groups.max()) + 1 == len(groups):
+            return torch.ones(1, len(groups), dtype=torch.float64)
+        drawn = draw(
+            (rows, len(groups)),
+            derive(growth.seed, "shares", name),
+            start,
+            stop,
+            lambda values, generator: values.uniform_(-1, 1, generator=generator),
+        )
+        weights = 1 + growth.dials["unequal"] * drawn.double()  # (n, columns)
+        sums = torch.zeros(len(weights), int(groups.max()) + 1, dtype=weights.dtype)
+        sums.index_add_(1, groups, weights)  # (n, units)
+        shares: Tensor = weights / sums[:, groups]  # (n, columns)
+        return shares
+
+
+ENTRY: Operator = Split()
