@@ -30,7 +30,7 @@ WIDTHS = (32, 48, 40, 50)  # from 16: two and three times, and not whole
 
 
 def grow_to(path: Path, out: Path, method: str, seed: int = 0, **changes: int) -> proof.Proof:
-    dials = resolve(options("surgery/operators", "clone"), [])
+    dials = resolve(options("surgery/operators", "clone" if method == "auto" else method), [])
 
     def make(reader: Reader) -> Plan:
         return plan(reader, changes, method, dials, seed)
