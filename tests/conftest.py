@@ -16,8 +16,12 @@ from xtool.axes import layout
 from xtool.checkpoint import save
 from xtool.cli import main
 from xtool.config import model_options, resolve
+from xtool.corpora._normalise import ALPHABET
+from xtool.dataset import Split, write_dataset
 from xtool.header import Header
 from xtool.tasks import Shape
+from xtool.tasks.counting import counts
+from xtool.tokenizers.char import CharTokenizer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 TEXT = "\n\n".join(
@@ -93,3 +97,12 @@ def make_model(path: Path, dtype: torch.dtype = torch.float64, **dials: Any) -> 
     header = Header(kind="model", config=config)
     save(path, header, {name: state[name] for name in stored_names(model, ours)})
     return config
+
+
+def make_examples(path: Path, size: int = 96) -> str:
+    """Write a counting data file that a model of `make_model` fits; returns its digest."""
+    drawn = torch.randint(27, (size, 12), generator=torch.Generator().manual_seed(2))
+    inputs = drawn.to(torch.uint8)
+    task = {"name": "counting", "length": 12, "cap": 2}
+    header = Header(kind="data", task=task, tokenizer=CharTokenizer(ALPHABET).header())
+    return write_dataset(path, header, {"train": Split(inputs, counts(inputs, 2))})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import configuration, make_model
+from conftest import configuration, make_examples, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,8 +29,19 @@ EXACT = [name for name in OPERATORS if promise(name) == "exact"]
 WIDTHS = (32, 48, 40, 50)  # from 16: two and three times, and not whole
 
 
+def dials_of(method: str, folder: Path) -> dict[str, Any]:
+    """An operator's dials; what is fitted is fitted to little data, quickly."""
+    declared = options("surgery/operators", "clone" if method == "auto" else method)
+    dials = resolve(declared, [])
+    if "data" in dials:
+        if not (folder / "examples.st").exists():
+            make_examples(folder / "examples.st")
+        dials |= {"data": str(folder / "examples.st"), "fit_steps": 2}
+    return dials
+
+
 def grow_to(path: Path, out: Path, method: str, seed: int = 0, **changes: int) -> proof.Proof:
-    dials = resolve(options("surgery/operators", "clone" if method == "auto" else method), [])
+    dials = dials_of(method, path.parent)
 
     def make(reader: Reader) -> Plan:
         return plan(reader, changes, method, dials, seed)
@@ -102,7 +113,7 @@ def test_an_operator_gives_every_tensor_its_shape_in_any_blocks(
     method: str, tmp_path: Path
 ) -> None:
     make_model(tmp_path / "a.st", bias="all")
-    dials = resolve(options("surgery/operators", method), [])
+    dials = dials_of(method, tmp_path)
     with Source(tmp_path / "a.st") as source:
         reader = Reader(source, layout(source.require_header().config))
         made = plan(reader, {"d_model": 32, "n_layers": 3}, method, dials, 5)

@@ -81,7 +81,7 @@ def grow(
     **dials: Any,
 ) -> None:
     """Grow models; their paths go to standard output, the proof to standard error."""
-    from xtool.atomic import require_writable
+    from xtool.atomic import require_apart, require_writable
     from xtool.checkpoint import Reader, model_reader
     from xtool.commands._resize import changes, target
     from xtool.errors import UsageError
@@ -116,10 +116,13 @@ def grow(
             notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}; {chosen.method}")
             continue
         place = target(path, out, wanted)
+        require_apart([place], [Path(values["data"])] if values.get("data") else [])
         require_writable(place, force)
         chosen, proof, digest = grow_file(path, place, make_plan)
         kind = "exact" if chosen.exact else "approximate: the function has changed"
         notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}")
         notes.say(f"{chosen.method} ({kind}): {proof}")
+        if fitted := chosen.fit().note:
+            notes.say(fitted)
         notes.detail(f"digest {digest}")
         write_stdout(f"{place}\n")

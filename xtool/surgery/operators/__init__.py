@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -89,3 +89,27 @@ class Operator(Protocol):
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of a new tensor."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What an operator learnt from data before it made tensors.
+
+    Attributes:
+        note: a line for the user.
+        inputs: digest of each file that a dial named, by the dial. In the lineage these dials
+            stand among the inputs, so that no path is kept.
+        flops: training FLOPs, which the lineage of the grown file counts.
+    """
+
+    note: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    flops: int = 0
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """An operator that has to learn something from data first."""
+
+    def fit(self, growth: Growth) -> Fit:
+        """Learn it, once for a growth; `rows` uses what `growth.memory` then holds."""
