@@ -16,10 +16,14 @@ from xtool.axes import layout
 from xtool.checkpoint import Reader, save
 from xtool.cli import main
 from xtool.config import model_options, options, resolve
+from xtool.corpora._normalise import ALPHABET
+from xtool.dataset import Split, write_dataset
 from xtool.header import Header
 from xtool.surgery.grow import Plan, grow, plan
 from xtool.surgery.proof import Proof
 from xtool.tasks import Shape
+from xtool.tasks.counting import counts
+from xtool.tokenizers.char import CharTokenizer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 TEXT = "\n\n".join(
@@ -102,10 +106,25 @@ def make_model(
     return config
 
 
-def dials_of(method: str) -> dict[str, Any]:
-    """An operator's defaults, and slices for the one that needs some."""
+def make_examples(path: Path, size: int = 96) -> str:
+    """Write a counting data file that a model of `make_model` fits; returns its digest."""
+    drawn = torch.randint(27, (size, 12), generator=torch.Generator().manual_seed(2))
+    inputs = drawn.to(torch.uint8)
+    task = {"name": "counting", "length": 12, "cap": 2}
+    header = Header(kind="data", task=task, tokenizer=CharTokenizer(ALPHABET).header())
+    return write_dataset(path, header, {"train": Split(inputs, counts(inputs, 2))})
+
+
+def dials_of(method: str, folder: Path) -> dict[str, Any]:
+    """An operator's defaults; slices, or a little data, for those that need some."""
     own = resolve(options("surgery/operators", "clone" if method == "auto" else method), [])
-    return own | ({"slices": "0:2,0:2"} if method == "passthrough" else {})
+    if method == "passthrough":
+        own["slices"] = "0:2,0:2"
+    if "fit_steps" in own:
+        if not (folder / "examples.st").exists():
+            make_examples(folder / "examples.st")
+        own |= {"data": str(folder / "examples.st"), "fit_steps": 2}
+    return own
 
 
 def grow_to(
@@ -116,7 +135,7 @@ def grow_to(
     dials: dict[str, Any] | None = None,
     **changes: int,
 ) -> Proof:
-    given = dials_of(method) | (dials or {})
+    given = dials_of(method, path.parent) | (dials or {})
 
     def make(reader: Reader) -> Plan:
         return plan(reader, changes, method, given, seed)

@@ -76,19 +76,12 @@ def test_seeds_are_averaged_and_pivoted(models: Path, xtool: Callable[..., Resul
     )
     (mean,) = [json.loads(line) for line in done.out.splitlines()]
     assert mean["n"] == 2
-    done = xtool(
-        "evaluate",
-        "0.st",
-        "1.st",
-        "--pivot",
-        "metric",
-        "seed",
-        "--format",
-        "csv",
-        "--where",
-        "metric=loss",
-    )
-    assert done.out.splitlines()[0] == "metric,0,1,1 - 0"
+    chosen = ["--where", "metric=loss", "--format", "csv"]
+    done = xtool("evaluate", "0.st", "1.st", "--pivot", "metric", "seed", *chosen)
+    assert done.out.splitlines()[0] == "metric,0,1"
+    two = ["--label", "a", "--label", "b"]
+    done = xtool("evaluate", "0.st", "1.st", *two, "--pivot", "metric", "label", *chosen)
+    assert done.out.splitlines()[0] == "metric,a,b,b - a"
 
 
 def test_without_a_terminal_rows_are_csv_and_with_one_a_table(

@@ -107,7 +107,7 @@ def test_an_operator_gives_every_tensor_its_shape_in_any_blocks(
     method: str, tmp_path: Path
 ) -> None:
     make_model(tmp_path / "a.st", bias="all")
-    dials = dials_of(method)
+    dials = dials_of(method, tmp_path)
     with Source(tmp_path / "a.st") as source:
         reader = Reader(source, layout(source.require_header().config))
         made = plan(reader, possible(method), method, dials, 5)

@@ -30,8 +30,9 @@ SEED = [Option("seed", "int", 0, "of what is drawn")]
 def panels() -> dict[str, list[Option]]:
     """Sizes, and the dials of the operator that the command line names."""
     method = known("surgery/operators", peek("--method"))
-    names = [method] if method else ["clone"]
-    return {"Sizes": PANEL, f"Operator `{names[0]}`": options("surgery/operators", names[0]) + SEED}
+    name = method or "clone"
+    own = [dial for dial in options("surgery/operators", name) if dial.name != "data"]
+    return {"Sizes": PANEL, f"Operator `{name}`": own + SEED}
 
 
 def grow(
@@ -53,7 +54,7 @@ def grow(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Also prove on this data, and give the loss before and after.",
+            help="Data to fit to, and to prove on, with the loss before and after.",
             rich_help_panel=INPUT,
         ),
     ] = None,
@@ -90,7 +91,7 @@ def grow(
 
     Their paths go to standard output, the proof to standard error.
     """
-    from xtool.atomic import require_writable
+    from xtool.atomic import require_apart, require_writable
     from xtool.checkpoint import Reader, model_reader
     from xtool.errors import UsageError
     from xtool.storage import Source
@@ -106,6 +107,7 @@ def grow(
     operator = options("surgery/operators", "clone" if method == "auto" else method)
     from_file = run_file(config_file, "grow", OPTIONS + operator + SEED)
     said = dials | {"d_model": d_model, "vocab_size": vocab_size}
+    said |= {"data": str(data) if data else None}
     layers = [(SAID, said), (str(config_file), from_file)]
     seed = resolve(SEED, layers)["seed"]
     values = resolve(operator, layers)
@@ -113,7 +115,6 @@ def grow(
     models = paths(model)
     if out and len(models) > 1:
         raise UsageError(f"`-o` names one file, {len(models)} models were given")
-
     if tol is not None and not 0 < tol < 1:
         raise UsageError(f"`--tol` is {tol}, it must be above 0 and below 1")
     proving = Proving(proof, tol, open_data(data) if data else None)
@@ -129,10 +130,13 @@ def grow(
             notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}; {chosen.method}")
             continue
         place = target(path, out, wanted, method)
+        require_apart([place], [data, config_file])
         require_writable(place, force)
         chosen, found, digest = grow_file(path, place, make_plan, proving)
         kind = "exact" if chosen.exact else "approximate: the function has changed"
         notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}")
         notes.say(f"{chosen.method} ({kind}): {found or 'not proved, as asked'}")
+        if fitted := chosen.fit().note:
+            notes.say(fitted)
         notes.detail(f"digest {digest}")
         write_stdout(f"{place}\n")

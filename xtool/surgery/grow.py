@@ -20,10 +20,11 @@ from xtool.axes import DATA, RESIDUAL, SIZES, layout
 from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
 from xtool.dataset import Dataset
 from xtool.errors import UsageError
+from xtool.header import Header, Training
 from xtool.layers.initial import initial
 from xtool.lineage import step
 from xtool.storage import Source, Spec
-from xtool.surgery.operators import Depth, Growth, Operator
+from xtool.surgery.operators import Depth, Fit, Fitted, Growth, Operator
 from xtool.surgery.proof import Proof, compare, require_exact
 from xtool.surgery.widths import changed, resized
 
@@ -49,6 +50,11 @@ class Plan:
     def exact(self) -> bool:
         """Whether the operator promises to keep the function."""
         return promise(self.method) == "exact"
+
+    def fit(self) -> Fit:
+        """What the operator learns from data first; nothing for most."""
+        operator = self.operator
+        return operator.fit(self.growth) if isinstance(operator, Fitted) else Fit()
 
     def names(self) -> list[str]:
         """The tensors of the grown model."""
@@ -217,14 +223,16 @@ def grow(
             Spec(name, NAMES[reader.dtype(growth.source(name))], growth.new.shape(name))
             for name in chosen.names()
         ]
+        fit = chosen.fit()
         sizes = {n: growth.new.config[n] for n in SIZES if growth.new.config.get(n)}
-        options = {"method": chosen.method, **sizes, **growth.dials}
-        done = step("grow", options, {"model": header.digest}, growth.seed)
+        dials = {name: value for name, value in growth.dials.items() if name not in fit.inputs}
+        options = {"method": chosen.method, **sizes, **dials}
+        done = step("grow", options, {"model": header.digest, **fit.inputs}, growth.seed)
         new_header = header.model_copy(
             update={
                 "config": dict(growth.new.config),
                 "lineage": [*header.lineage, done],
-                "training": header.inherited(),
+                "training": _training(header, fit.flops),
             }
         )
         found: list[Proof] = []
@@ -240,3 +248,13 @@ def grow(
             out, new_header, specs, chosen.rows, prove if proving.wanted else None
         )
     return chosen, found[0] if found else None, digest
+
+
+def _training(header: Header, flops: int) -> Training:
+    """What the grown model keeps of the small one's training, and the cost of a fit."""
+    kept = header.inherited()
+    if flops:
+        progress = kept.get("progress", {})
+        before = progress.get("lineage_flops", 0)
+        kept["progress"] = {**progress, "lineage_flops": before + flops}
+    return kept

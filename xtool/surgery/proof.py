@@ -87,7 +87,8 @@ def compare(
         grown: the written result, with its layout.
         seed: of the inputs.
         tolerance: of the difference, relative to the largest logit; by default that of the type.
-        data: also compares on the first examples of its dev split, and gives their loss.
+        data: also compares on the first examples of its dev split (training split where there is
+            none), and gives their loss.
 
     Raises:
         XtoolError: the small model's own logits are NaN or infinite, or the data do not fit it.
@@ -102,7 +103,8 @@ def compare(
     losses = None
     if data is not None:
         require_fit(config, data.header, "the data")
-        split, task = data.split("dev"), task_of(data.header, "the data")
+        name = "dev" if "dev" in data.splits else "train"
+        split, task = data.split(name), task_of(data.header, "the data")
         inputs, targets = split.inputs[:EXAMPLES], split.targets[:EXAMPLES]  # (B, T)
         found = _run_both(small, grown, inputs)
         difference, largest = max(difference, found[0]), max(largest, found[1])

@@ -125,3 +125,27 @@ class Depth(Protocol):
         Raises:
             UsageError: dials that name a layer that is not there, or another depth than `asked`.
         """
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What an operator learnt from data before it made tensors.
+
+    Attributes:
+        note: a line for the user.
+        inputs: digest of each file that a dial named, by the dial. In the lineage these dials
+            stand among the inputs, so that no path is kept.
+        flops: training FLOPs, which the lineage of the grown file counts.
+    """
+
+    note: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    flops: int = 0
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """An operator that has to learn something from data first."""
+
+    def fit(self, growth: Growth) -> Fit:
+        """Learn it, once for a growth; `rows` uses what `growth.memory` then holds."""
