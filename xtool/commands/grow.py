@@ -7,6 +7,7 @@ import typer
 
 from xtool import registry
 from xtool.commands._dials import completion, entry, known, peek, run_file
+from xtool.commands._race import RACE, Asked, run_race
 from xtool.commands._ui import (
     INPUT,
     MODEL,
@@ -22,6 +23,7 @@ from xtool.commands._ui import (
     write_stdout,
 )
 from xtool.config import Option, options, resolve
+from xtool.rows import FORMATS
 
 SIZES = [
     Option("n_layers", "int", None, "blocks"),
@@ -38,7 +40,10 @@ def panels() -> dict[str, list[Option]]:
     """Sizes, and the dials of the operator that the command line names."""
     method = known("surgery/operators", peek("--method"))
     names = [method] if method else ["clone"]
-    return {"Sizes": SIZES, f"Operator `{names[0]}`": options("surgery/operators", names[0]) + SEED}
+    own = options("surgery/operators", names[0]) + SEED
+    taken = {dial.name for dial in own}
+    race = [dial for dial in RACE if dial.name not in taken]
+    return {"Sizes": SIZES, f"Operator `{names[0]}`": own, "Race": race}
 
 
 def grow(
@@ -66,6 +71,30 @@ def grow(
             show_envvar=False,
         ),
     ] = "auto",
+    race: Annotated[
+        bool,
+        typer.Option(
+            "--race",
+            help="Train every operator's model a little, rank them by dev loss beside controls, "
+            "and with -o write the best operator's grown model, untrained.",
+            rich_help_panel="Race",
+        ),
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="The data of the race; by default the lineage's.", rich_help_panel="Race"
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="The race's rows: table, csv, jsonl or markdown; a table on a terminal, else csv.",
+            rich_help_panel="Race",
+            autocompletion=completion(FORMATS),
+        ),
+    ] = None,
     config_file: Annotated[
         Path | None,
         typer.Option("--config", help="A TOML file with a table `[grow]`.", rich_help_panel=INPUT),
@@ -96,12 +125,20 @@ def grow(
         method = entry("surgery/operators", method)
     operator = options("surgery/operators", "clone" if method == "auto" else method)
     sizes = [Option("d_model", "int", None, ""), *SIZES]
-    from_file = run_file(config_file, "grow", sizes + operator + SEED)
+    from_file = run_file(config_file, "grow", sizes + operator + SEED + RACE)
     layers = [(SAID, dials | {"d_model": d_model}), (str(config_file), from_file)]
     wanted = changes(resolve(sizes, layers))
     seed = resolve(SEED, layers)["seed"]
     values = resolve(operator, layers)
     found = paths(model)
+    if race:
+        if method != "auto" or len(found) > 1:
+            raise UsageError("`--race` takes one model, and every operator instead of `--method`")
+        asked = Asked(found[0], wanted, layers, seed, data, form, out, force, dry_run)
+        run_race(asked, notes)
+        return
+    if data or form or any(dials.get(dial.name) for dial in RACE[:3]):
+        raise UsageError("`--data`, `--format` and `--race-...` are for `--race`")
     if out and len(found) > 1:
         raise UsageError(f"`-o` names one file, {len(found)} models were given")
 
