@@ -144,6 +144,7 @@ def test_a_model_and_its_clone_agree_after_every_stage(
     data: Path, xtool: Callable[..., Result], tmp_path: Path
 ) -> None:
     dials = ["--d-model", 16, "--n-heads", 2, "--n-layers", 2, "--precision", "fp64"]
+    dials += ["--dropout", 0.5]
     train = ["train", data, *dials, "--threads", 1, "-q"]
     assert xtool(*train, "--steps", 5, "-o", "a.st").code == 0
     assert xtool(*train, "--steps", 0, "--seed", 1, "-o", "other.st").code == 0
@@ -170,6 +171,19 @@ def test_similarity_of_models_that_share_some_stages(
     assert [one["layer"] for one in alike] == ["embed", "blocks.0", "head"]
     assert [one["value"] for one in alike] == pytest.approx([1] * 3, abs=1e-4)
     assert "b.st: left out, with no counterpart: blocks.1" in done.err
+
+
+def test_a_users_own_architecture_is_compared(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    own = Path(__file__).parents[1] / "examples" / "decay.py"
+    train = ["train", data, "--arch", own, "--d-model", 8, "--threads", 1, "-q", "--steps", 1]
+    assert xtool(*train, "-o", "a.st").code == 0
+    assert xtool("grow", "a.st", "--to", 16, "--method", "clone", "--own", own).code == 0
+    compared = [*INSPECT, "--spectrum", "--similarity", "a.st", "a-16.st", "--own", own]
+    alike = found(xtool(*compared), "cka")
+    assert [one["layer"] for one in alike] == ["embedding", "mixer", "head"]
+    assert [one["value"] for one in alike] == pytest.approx([1] * 3, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def activations(
     At any time the tensors of one stage are in memory.
     """
     model = _empty(reader)
-    known, x = model.state_dict(), inputs  # (N, T)
+    known, x = model.state_dict(), inputs.long()  # (N, T)
     batch = max(1, BATCH // inputs.shape[1])
     for name, prefix, stage in stages(model):
         own = [part for part in stage.state_dict() if prefix + part in known]
