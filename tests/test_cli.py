@@ -40,11 +40,19 @@ def shell(script: str, folder: Path, **env: str) -> subprocess.CompletedProcess[
 FLAGS = {
     "prepare": ["--lines", "--length", "--cap", "--seed", "--out", "--force", "--config"],
     "train": ["--from", "--resume", "--preset", "--d-model", "--score-scale", "--lr", "--dry-run"],
-    "grow": ["--method", "--n-layers", "--noise-db", "--dry-run", "--own"],
+    "grow": [
+        "--method",
+        "--n-layers",
+        "--noise-db",
+        "--dry-run",
+        "--own",
+        "--race",
+        "--race-seeds",
+    ],
     "slice": ["--n-heads", "--context", "--vocab", "--out"],
     "evaluate": ["--against", "--pivot", "--over", "--format"],
     "plot": ["--kind", "--where", "--title"],
-    "inspect": ["--json", "--examples"],
+    "inspect": ["--json", "--examples", "--spectrum", "--similarity"],
 }
 
 
@@ -430,7 +438,8 @@ def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     commands = commands_of((ROOT / "README.md").read_text())
     assert len(commands) >= 8
     script = "\n".join(commands)
-    done = shell(script, tmp_path, XTOOL_MAX_FLOPS="2e9", XTOOL_THREADS="1")
+    race = {"XTOOL_RACE_STEPS": "2", "XTOOL_RACE_SEEDS": "2"}
+    done = shell(script, tmp_path, XTOOL_MAX_FLOPS="2e9", XTOOL_THREADS="1", **race)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("*.png"))
 

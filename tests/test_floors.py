@@ -19,6 +19,7 @@ FLOORS = [
     ["archs"],
     ["plots"],
     ["evaluation"],
+    ["analysis"],
     ["training"],
     ["surgery"],
     ["commands"],

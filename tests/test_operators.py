@@ -383,7 +383,9 @@ def test_new_positions_and_symbols_are_fresh_and_old_ones_stay(method: str, tmp_
         kept = len(old[name])
         fresh = initial(ours, name, 0).double()
         assert torch.equal(new[name][kept:], fresh[kept:])
-        assert method in ("random", "identity-qkv", "spectral") or torch.equal(new[name][:kept], old[name])
+        assert method in ("random", "identity-qkv", "spectral") or torch.equal(
+            new[name][:kept], old[name]
+        )
 
 
 def test_a_table_of_positions_goes_on_at_its_own_width_only(tmp_path: Path) -> None:

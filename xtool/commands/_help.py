@@ -8,7 +8,10 @@ from typer.core import TyperCommand
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
 
-ORDER = ("Arguments", "Input", "Task", "Sizes", "Model", "Operator", "Training", "Common", "Output")
+ORDER = (
+    "Arguments", "Input", "Task", "Sizes", "Model", "Operator", "Race", "Training", "Common",
+    "Output",
+)  # fmt: skip
 
 
 class GroupedCommand(TyperCommand):

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._dials import completion, entry, known, peek, run_file
+from xtool.commands._dials import completion, entry, known, peek, run_file, words
+from xtool.commands._race import RACE, Asked, run_race
 from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes, target
 from xtool.commands._ui import (
     INPUT,
@@ -23,6 +24,7 @@ from xtool.commands._ui import (
     write_stdout,
 )
 from xtool.config import Option, options, resolve
+from xtool.rows import FORMATS
 
 SEED = [Option("seed", "int", 0, "of what is drawn")]
 
@@ -31,8 +33,10 @@ def panels() -> dict[str, list[Option]]:
     """Sizes, and the dials of the operator that the command line names."""
     method = known("surgery/operators", peek("--method"))
     name = method or "clone"
-    own = [dial for dial in options("surgery/operators", name) if dial.name != "data"]
-    return {"Sizes": PANEL, f"Operator `{name}`": own + SEED}
+    own = [dial for dial in options("surgery/operators", name) if dial.name != "data"] + SEED
+    taken = {dial.name for dial in own}
+    race = [dial for dial in RACE if dial.name not in taken]
+    return {"Sizes": PANEL, f"Operator `{name}`": own, "Race": race}
 
 
 def grow(
@@ -51,11 +55,29 @@ def grow(
             show_envvar=False,
         ),
     ] = "auto",
+    race: Annotated[
+        bool,
+        typer.Option(
+            "--race",
+            help="Train every operator's model a little, rank them by dev loss beside controls, "
+            "and with -o write the best operator's grown model, untrained.",
+            rich_help_panel="Race",
+        ),
+    ] = False,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Data to fit to, and to prove on, with the loss before and after.",
+            help="Data to fit to, to race on, and to prove on, with the loss before and after.",
             rich_help_panel=INPUT,
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="The race's rows: table, csv, jsonl or markdown; a table on a terminal, else csv.",
+            rich_help_panel="Race",
+            autocompletion=completion(FORMATS),
         ),
     ] = None,
     config_file: Annotated[
@@ -105,7 +127,7 @@ def grow(
     if method != "auto":
         method = entry("surgery/operators", method)
     operator = options("surgery/operators", "clone" if method == "auto" else method)
-    from_file = run_file(config_file, "grow", OPTIONS + operator + SEED)
+    from_file = run_file(config_file, "grow", OPTIONS + operator + SEED + RACE)
     said = dials | {"d_model": d_model, "vocab_size": vocab_size}
     said |= {"data": str(data) if data else None}
     layers = [(SAID, said), (str(config_file), from_file)]
@@ -113,6 +135,14 @@ def grow(
     values = resolve(operator, layers)
     wanted = changes(resolve(OPTIONS, layers), enough=values != resolve(operator, []))
     models = paths(model)
+    if race:
+        if method != "auto" or len(models) > 1:
+            raise UsageError("`--race` takes one model, and every operator instead of `--method`")
+        asked = Asked(models[0], wanted, layers, seed, data, form, out, force, dry_run)
+        run_race(asked, notes)
+        return
+    if form or any(word.startswith("--race-") for word in words()):
+        raise UsageError("`--format` and `--race-...` are for `--race`")
     if out and len(models) > 1:
         raise UsageError(f"`-o` names one file, {len(models)} models were given")
     if tol is not None and not 0 < tol < 1:

@@ -1,4 +1,4 @@
-"""Inspect files: header, lineage, and the tensors with their axes, without reading them."""
+"""Inspect files: header, lineage, and tensors with their axes; spectra and likeness of models."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._ui import INPUT, OUTPUT, Own, paths, write_stdout
+from xtool.commands._analyse import Wanted, analyse
+from xtool.commands._dials import completion
+from xtool.commands._ui import INPUT, OUTPUT, Notes, Own, Quiet, paths, write_stdout
+from xtool.rows import FORMATS
 
 
 def inspect(
@@ -19,14 +22,67 @@ def inspect(
         int,
         typer.Option(help="Of a data file, show this many examples.", rich_help_panel=INPUT, min=0),
     ] = 0,
+    spectrum: Annotated[
+        bool,
+        typer.Option(
+            "--spectrum",
+            help="Rows: each matrix's singular values over its largest, and their distance from "
+            "the first model's.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
+    similarity: Annotated[
+        bool,
+        typer.Option(
+            "--similarity",
+            help="Rows: linear CKA of the activations with the first model's, stage by stage.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="The inputs of --similarity; by default the lineage's.", rich_help_panel=INPUT
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Of that data: train, dev or test.", rich_help_panel=INPUT)
+    ] = "dev",
     own: Own = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a file.", rich_help_panel=OUTPUT)
     ] = False,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE.", rich_help_panel=OUTPUT)
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Of rows: table, csv, jsonl or markdown; a table on a terminal, else csv.",
+            rich_help_panel=OUTPUT,
+            autocompletion=completion(FORMATS),
+        ),
+    ] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Show what files are and how they came to be."""
+    """Show what files are and how they came to be, or with --spectrum and --similarity how alike.
+
+    Models are compared with the first. Give controls too: an untrained one (`xtool train DATA
+    --steps 0`), and one of another seed.
+    """
+    from xtool.errors import UsageError
+
     for path in own or ():
         registry.admit(str(path))
+    wanted = Wanted(spectrum, similarity, data, split, where or [], form)
+    if wanted and (as_json or examples):
+        raise UsageError("`--json` and `--examples` are not for rows", "`--format jsonl` is")
+    if not wanted and (data or where or form):
+        raise UsageError("`--data`, `--where` and `--format` are for --spectrum and --similarity")
+    if wanted:
+        analyse(paths(file), wanted, Notes(quiet, verbose=False))
+        return
     for path in paths(file):
         found = describe(path)
         if as_json:

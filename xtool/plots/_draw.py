@@ -99,7 +99,7 @@ def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
         for one in list(asked.baseline)[:1]:
             axes.axhline(one["value"], color="0.4", linestyle=":", label=one["metric"])
         if title:
-            axes.set_title(printable(title))
+            (figure.suptitle if len(figure.axes) > 1 else axes.set_title)(printable(title))
         handles, labels = axes.get_legend_handles_labels()
         if labels and (len(labels) > 1 or asked.baseline):
             figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=4)

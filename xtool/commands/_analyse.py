@@ -1,0 +1,69 @@
+"""What `inspect --spectrum` and `--similarity` do: analyses of models, as rows."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xtool.commands._ui import Notes, write_stdout
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to find out of models.
+
+    Attributes:
+        spectrum: the singular values of their matrices.
+        similarity: how alike their activations are.
+        data: the inputs of `similarity`; None looks for those of the first model's lineage.
+        split: which of them.
+        where: conditions on the rows that are shown.
+        form: the rows' format; None for a table on a terminal, else CSV.
+    """
+
+    spectrum: bool
+    similarity: bool
+    data: Path | None
+    split: str
+    where: Sequence[str]
+    form: str | None
+
+    def __bool__(self) -> bool:
+        return self.spectrum or self.similarity
+
+
+def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
+    """Write the rows of the wanted analyses to standard output.
+
+    Raises:
+        UsageError: one model, where two are to be compared, or an unknown format.
+        XtoolError: an unreadable model, or data that is not found or does not fit.
+    """
+    from xtool import rows as tables
+    from xtool.analysis.similarity import similarity_rows
+    from xtool.analysis.spectrum import spectrum_rows
+    from xtool.dataset import find_data
+    from xtool.errors import UsageError, unknown
+    from xtool.storage import Source
+    from xtool.tasks import open_data
+
+    if wanted.form and wanted.form not in tables.FORMATS:
+        raise unknown("format", wanted.form, tables.FORMATS)
+    if wanted.similarity and len(paths) < 2:
+        raise UsageError("`--similarity` compares models: give two or more")
+    names = labels(paths)
+    rows = spectrum_rows(paths, names, notes.say) if wanted.spectrum else []
+    if wanted.similarity:
+        with Source(paths[0]) as source:
+            header = source.require_header("model")
+        data = wanted.data or find_data(header, [paths[0].parent, Path.cwd()])
+        rows += similarity_rows(paths, names, open_data(data), wanted.split, notes.say)
+    form = wanted.form or ("table" if sys.stdout.isatty() else "csv")
+    write_stdout(tables.render(tables.select(rows, wanted.where), form))
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """Each file's name without `.st`, or the whole path where two files share a name."""
+    stems = [path.name.removesuffix(".st") for path in paths]
+    clash = len({path.resolve() for path in paths}) > len(set(stems))
+    return [str(path) for path in paths] if clash else stems
