@@ -10,12 +10,15 @@ Files are written through `atomic`: whatever is killed in between leaves the old
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self, TypeVar
 
 from blake3 import blake3
 
@@ -37,10 +40,13 @@ BYTES = {
     "BOOL": 1,
 }
 BLOCK = 4 << 20
+AHEAD = 2
+FLUSH = 64 << 20
 MAX_HEADER = 16 << 20
 MAX_TENSORS = 100_000
 MAX_AXES = 8
 KEY = "xtool"
+T = TypeVar("T")
 LOOKS = (
     (b"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint"),
     (b"\x80\x02", "a pickle, which can run code when it is read"),
@@ -304,25 +310,49 @@ def write(
     raw = _safetensors_header(header.model_copy(update={"digest": NO_DIGEST}), ordered)
     needed = 8 + len(raw) + sum(spec.size for spec in ordered)
     require_space(path, needed)
-    hasher = blake3(max_threads=blake3.AUTO)
-    with replacing(path) as (file, temporary):
-        prefix = len(raw).to_bytes(8, "little") + raw
-        file.write(prefix)
-        hasher.update(prefix)
+
+    def pieces() -> Iterator[bytes | memoryview]:
+        yield len(raw).to_bytes(8, "little") + raw
         for spec in ordered:
             written = 0
             for block in blocks(spec):
-                file.write(block)
-                hasher.update(block)
+                yield block
                 written += len(block)
             assert written == spec.size, f"{spec.name}: {written} bytes of {spec.size}"
-        digest = hasher.hexdigest()
+
+    with replacing(path) as (file, temporary):
+        digest = _stream(file, pieces())
         file.seek(8 + digest_place(raw, NO_DIGEST, str(path)))
         file.write(digest.encode())
         file.flush()
         if prove is not None:
             prove(temporary)
     return digest
+
+
+def _stream(file: BinaryIO, pieces: Iterator[bytes | memoryview]) -> str:
+    """Write pieces and return their digest; what was written is sent to the disk meanwhile."""
+    hasher = blake3(max_threads=blake3.AUTO)
+    with closing(_ahead(pieces)) as ready, ThreadPoolExecutor(1) as flusher:
+        flushed, unsaved = flusher.submit(lambda: None), 0
+        for piece in ready:
+            file.write(piece)
+            hasher.update(piece)
+            unsaved += len(piece)
+            if unsaved >= FLUSH and flushed.done():
+                flushed.result()
+                flushed, unsaved = flusher.submit(os.fsync, file.fileno()), 0
+        flushed.result()
+    return hasher.hexdigest()
+
+
+def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
+    """The same items, made in another thread while the caller works; its errors come through."""
+    with ThreadPoolExecutor(1) as maker:
+        coming = deque(maker.submit(next, items, None) for _ in range(AHEAD))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(maker.submit(next, items, None))
+            yield item
 
 
 def _safetensors_header(header: Header, specs: Sequence[Spec]) -> bytes:

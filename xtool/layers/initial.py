@@ -9,7 +9,7 @@ are 1, biases 0.
 Values depend on (seed, name, row block) only, so any range of rows can be drawn by itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 import torch
@@ -60,13 +60,19 @@ def draw(shape: Sequence[int], seed: int, start: int, stop: int, fill: Fill) -> 
         stop: the row after the last.
         fill: fills a block of rows in place from a generator.
     """
+    return torch.cat([part for _, part in chunks(shape, seed, start, stop, fill)])
+
+
+def chunks(
+    shape: Sequence[int], seed: int, start: int, stop: int, fill: Fill
+) -> Iterator[tuple[int, Tensor]]:
+    """What `draw` gives, in parts, each with its first row."""
     step = max(1, CHUNK // prod(shape[1:]))
-    parts = []
     for at in range(start - start % step, stop, step):
         generator = torch.Generator().manual_seed(derive(seed, at))
         values = fill(torch.empty(min(step, shape[0] - at), *shape[1:]), generator)
-        parts.append(values[max(start - at, 0) : stop - at])
-    return torch.cat(parts)
+        first = max(start, at)
+        yield first, values[first - at : stop - at]
 
 
 def _spread(layout: Layout, name: str, shape: tuple[int, ...]) -> float:

@@ -4,18 +4,24 @@ A map gives, for each index of the new axis, the old index whose values it takes
 is none. The map of a product such as n_heads*d_head is composed from one map for each factor.
 """
 
+from collections.abc import Hashable
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from xtool.axes import Axis, Layout
 from xtool.checkpoint import Reader
 
+# Stretches of fewer indices than this, on average, are picked one by one.
+SHORT = 16
+
 
 @runtime_checkable
-class Along(Protocol):
+class Along(Hashable, Protocol):
     """From the old and the new size of one factor to its map, (new,)."""
 
     __name__: str
@@ -39,8 +45,9 @@ def repeat(old: int, new: int) -> Int64[Tensor, "{new}"]:
     return torch.arange(new) // (new // old)
 
 
+@lru_cache(maxsize=32)
 def axis_map(old: tuple[int, ...], new: tuple[int, ...], along: Along) -> Int64[Tensor, " new"]:
-    """The map of an axis whose factors have these old and new sizes."""
+    """The map of an axis whose factors have these old and new sizes; shared: do not change it."""
     out = torch.zeros(1, dtype=torch.int64)
     for was, now in zip(old, new, strict=True):
         part = along(was, now)  # (now,)
@@ -70,30 +77,68 @@ def maps(old: Layout, new: Layout, old_name: str, name: str, along: Along) -> li
 
 
 def gather(
-    reader: Reader, name: str, found: list[Int64[Tensor, " _"]], start: int, stop: int
-) -> Float64[Tensor, "{stop-start} *columns"]:
-    """Rows [start, stop) of the resized tensor in float64; zero where there is no old value."""
-    wanted = found[0][start:stop]  # (n,)
-    shape = reader.shape(name)
-    out = torch.zeros(len(wanted), *shape[1:], dtype=torch.float64)
-    for at, length in _runs(wanted):
-        first = int(wanted[at])
-        out[at : at + length] = reader.rows(name, first, first + length).double()
-    if len(found) > 1:
-        columns = found[1]
-        out = out[:, columns.clamp(min=0)]  # (n, columns)
-        out[:, columns < 0] = 0
+    reader: Reader,
+    name: str,
+    found: list[Int64[Tensor, " _"]],
+    start: int,
+    stop: int,
+    dtype: torch.dtype = torch.float64,
+) -> Float[Tensor, "{stop-start} *columns"]:
+    """Rows [start, stop) of the resized tensor in the given type; zero where there is no old value.
+
+    Args:
+        reader: the old tensors.
+        name: the old tensor.
+        found: one map for each axis, of one or two.
+        start: first row.
+        stop: the row after the last.
+        dtype: of the result.
+    """
+    wanted, columns = found[0][start:stop], found[1:]  # (n,)
+    whole = all(bool((one >= 0).all()) for one in (wanted, *columns))
+    make = torch.empty if whole else torch.zeros
+    out = make(len(wanted), *map(len, columns), dtype=dtype)
+    stretches = _runs(wanted)
+    low, high = int(wanted.min()), int(wanted.max()) + 1
+    if whole and high - low <= len(wanted) < SHORT * len(stretches):
+        _copy(reader.rows(name, low, high)[wanted - low], columns, out)
+        return out
+    for at, first, length in stretches:
+        _copy(reader.rows(name, first, first + length), columns, out[at : at + length])
     return out
 
 
-def _runs(wanted: Tensor) -> list[tuple[int, int]]:
-    """Stretches of consecutive old rows, as (place, length), without rows that have no old one."""
-    begins = torch.ones(len(wanted), dtype=torch.bool)
-    begins[1:] = (wanted[1:] != wanted[:-1] + 1) | (wanted[1:] < 0)
-    places = begins.nonzero().flatten()
-    lengths = torch.diff(places, append=torch.tensor([len(wanted)]))
-    kept = wanted[places] >= 0
-    return list(zip(places[kept].tolist(), lengths[kept].tolist(), strict=True))
+def _copy(rows: Tensor, columns: list[Tensor], out: Tensor) -> None:
+    """Copy rows (n, *old) to `out` (n, *new), by the map of the columns where there are any."""
+    if not columns:
+        out.copy_(rows)
+        return
+    stretches = runs(columns[0])
+    if len(columns[0]) < SHORT * len(stretches):
+        kept = columns[0] >= 0
+        out[:, kept] = rows[:, columns[0][kept]].to(out.dtype)
+        return
+    for at, first, length in stretches:
+        out[:, at : at + length] = rows[:, first : first + length]
+
+
+@lru_cache(maxsize=32)
+def runs(found: Int64[Tensor, " new"]) -> list[tuple[int, int, int]]:
+    """Stretches of consecutive old indices, as (place, old index, length), in order of place.
+
+    What was found for a map is remembered as long as the same tensor, not an equal one, is given.
+    """
+    return _runs(found)
+
+
+def _runs(wanted: Tensor) -> list[tuple[int, int, int]]:
+    # Index 0 always begins one: it comes after no other, even where it comes after a -1.
+    places = wanted.numpy()
+    begins = np.flatnonzero((np.diff(places, prepend=-2) != 1) | (places <= 0))
+    lengths = np.diff(begins, append=len(places))
+    kept = places[begins] >= 0
+    found = (begins[kept], places[begins[kept]], lengths[kept])
+    return list(zip(*(one.tolist() for one in found), strict=True))
 
 
 def copy_numbers(found: Int64[Tensor, " new"], copies: int) -> Int64[Tensor, " new"]:

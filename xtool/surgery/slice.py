@@ -53,7 +53,8 @@ def slice_model(path: Path, out: Path, changes: Mapping[str, int]) -> tuple[list
         specs = [Spec(name, NAMES[reader.dtype(name)], new.shape(name)) for name in names]
 
         def rows(name: str, start: int, stop: int) -> Tensor:
-            return gather(reader, name, maps(old, new, name, name, prefix), start, stop)
+            found = maps(old, new, name, name, prefix)
+            return gather(reader, name, found, start, stop, reader.dtype(name))
 
         sizes = {name: config[name] for name in SIZES if config.get(name)}
         done = step("slice", sizes, {"model": header.digest}, 0)

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import sqrt
+from math import frexp, sqrt
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from xtool.axes import DATA, RESIDUAL, Axis, Layout
@@ -53,19 +54,22 @@ class Growth:
         return self.source_layer(layer) in map(self.source_layer, range(layer))
 
     def maps(self, name: str, along: Along) -> list[Tensor]:
-        """For each axis of a new tensor, the old index behind each new one, or -1; made once."""
-        key = f"maps {along.__name__} {name}"
-        if key not in self.memory:
-            self.memory[key] = [
-                axis_map(*self.sizes(name, axis), prefix if {*axis.factors} & {*DATA} else along)
-                for axis in self.new.axes(name)
-            ]
-        found: list[Tensor] = self.memory[key]
-        return found
+        """For each axis of a new tensor, the old index behind each new one, or -1."""
+        return [
+            axis_map(*self.sizes(name, axis), prefix if {*axis.factors} & {*DATA} else along)
+            for axis in self.new.axes(name)
+        ]
 
-    def gather(self, name: str, along: Along, start: int, stop: int) -> Tensor:
-        """The old values behind rows [start, stop) of a new tensor, float64; zero where none."""
-        return gather(self.reader, self.source(name), self.maps(name, along), start, stop)
+    def gather(
+        self, name: str, along: Along, start: int, stop: int, dtype: torch.dtype = torch.float64
+    ) -> Tensor:
+        """The old values behind rows [start, stop) of a new tensor; zero where there are none."""
+        return gather(self.reader, self.source(name), self.maps(name, along), start, stop, dtype)
+
+    def working(self, name: str, scale: float) -> torch.dtype:
+        """The type to scale a tensor in: its own where a power of two keeps that exact."""
+        own = torch.promote_types(self.reader.dtype(self.source(name)), torch.float32)
+        return own if frexp(scale)[0] == 0.5 else torch.float64
 
     def sizes(self, name: str, axis: Axis) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The old and new size of each factor of an axis."""

@@ -7,15 +7,16 @@ scores stay.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from xtool.axes import RESIDUAL
-from xtool.layers.initial import draw
+from xtool.layers.initial import chunks
 from xtool.seeds import derive
-from xtool.surgery.gather import copy_numbers, factor_of, tile
+from xtool.surgery.gather import copy_numbers, factor_of, runs, tile
 from xtool.surgery.operators import Growth, Operator, nearest
 
 PROMISE = "exact"
@@ -49,11 +50,12 @@ class Clone:
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Copies along every axis, divided by the number of copies that are summed over."""
         axes = growth.new.axes(name)
-        found = growth.maps(name, tile)
         scale = growth.root(name) / self._summed(growth, name)
-        values = growth.gather(name, tile, start, stop) * scale
+        values = growth.gather(name, tile, start, stop, growth.working(name, scale))
+        if scale != 1:
+            values *= scale
         if len(axes) > 1 and axes[1].role == "reads" and growth.dials["noise"]:
-            values += scale * self._noise(growth, name, found[1], start, stop)
+            self._add_noise(growth, name, values, scale, start)
         return values
 
     def _summed(self, growth: Growth, name: str) -> float:
@@ -69,26 +71,41 @@ class Clone:
             out *= growth.ratio(RESIDUAL)
         return out
 
-    def _noise(self, growth: Growth, name: str, columns: Tensor, start: int, stop: int) -> Tensor:
-        """Paired noise for rows [start, stop), before scaling; an odd last copy gets none."""
-        source = growth.source(name)
+    def _add_noise(
+        self, growth: Growth, name: str, values: Tensor, scale: float, start: int
+    ) -> None:
+        """Add paired noise, scaled, to rows from `start` on; an odd last copy gets none."""
+        source, columns = growth.source(name), growth.maps(name, tile)[1]
         rows, old = growth.new.shape(name)[0], growth.reader.shape(source)[1]
         copies = len(columns) // old
-        if copies < 2:
-            return torch.zeros(1, 1, dtype=torch.float64)
-        order = copy_numbers(columns, copies)
-        drawn = draw(
-            (rows, copies // 2, old),
+        pairs = copies // 2
+        if pairs == 0:
+            return
+        level: float = _power(growth, source) ** 0.5 * 10 ** (-growth.dials["noise_db"] / 20)
+        plus, minus = (runs(one) for one in _paired(columns, copies, old))
+        for first, drawn in chunks(
+            (rows, pairs, old),
             derive(growth.seed, "noise", name),
             start,
-            stop,
+            start + len(values),
             lambda values, generator: values.normal_(generator=generator),
-        )  # (n, pairs, old)
-        pair = (order // 2).clamp(max=copies // 2 - 1)
-        sign = torch.where(order % 2 == 0, 1.0, -1.0)
-        sign[order >= copies // 2 * 2] = 0
-        level: float = _power(growth, source) ** 0.5 * 10 ** (-growth.dials["noise_db"] / 20)
-        return drawn[:, pair, columns].double() * sign * level  # (n, columns)
+        ):
+            noise = drawn.flatten(1).to(values.dtype)  # (n, pairs*old)
+            noise *= level
+            noise *= scale
+            part = values[first - start : first - start + len(noise)]
+            for at, old_at, length in plus:
+                part[:, at : at + length] += noise[:, old_at : old_at + length]
+            for at, old_at, length in minus:
+                part[:, at : at + length] -= noise[:, old_at : old_at + length]
+
+
+@lru_cache(maxsize=32)
+def _paired(columns: Tensor, copies: int, old: int) -> tuple[Tensor, Tensor]:
+    """For each column the place of the noise that is added to it, and that is taken off, or -1."""
+    order = copy_numbers(columns, copies)
+    place = torch.where(order < copies // 2 * 2, order // 2 * old + columns, -1)  # (columns,)
+    return torch.where(order % 2 == 0, place, -1), torch.where(order % 2 == 1, place, -1)
 
 
 def _power(growth: Growth, source: str) -> float:
@@ -96,8 +113,9 @@ def _power(growth: Growth, source: str) -> float:
     key = f"power {source}"
     if key not in growth.memory:
         rows, step = growth.reader.shape(source)[0], 1024
+        own = growth.working(source, 1)
         total = sum(
-            float(growth.reader.rows(source, at, min(at + step, rows)).double().square().sum())
+            float(growth.reader.rows(source, at, min(at + step, rows)).to(own).square().sum())
             for at in range(0, rows, step)
         )
         growth.memory[key] = total / (rows * growth.reader.shape(source)[1])

@@ -27,7 +27,8 @@ class Double:
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Each value as often as its axes grew."""
-        return growth.gather(name, repeat, start, stop)
+        dtype = growth.working(name, 1.0)
+        return growth.gather(name, repeat, start, stop, dtype)
 
 
 ENTRY: Operator = Double()

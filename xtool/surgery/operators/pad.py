@@ -44,16 +44,22 @@ class Pad:
         """Old values in the corner, then what the roles of the axes ask for."""
         axes = growth.new.axes(name)
         found = growth.maps(name, prefix)
-        values = growth.gather(name, prefix, start, stop)
         if axes[0].role == "scales":
+            values = growth.gather(name, prefix, start, stop)
             return self._gain(growth, name, values, found[0][start:stop] < 0)
-        values *= growth.root(name)
+        root, averaged = growth.root(name), self._averaged(growth, name)
+        dtype = torch.float64 if averaged else growth.working(name, root)
+        values = growth.gather(name, prefix, start, stop, dtype)
+        if root != 1:
+            values *= root
         silent = [self._silent(growth, name, place) for place in range(len(axes))]
         fresh = [(where < 0) & ~quiet for where, quiet in zip(found, silent, strict=True)]
         rows = slice(start, stop)
         if any(bool(one.any()) for one in fresh):
-            new = initial(growth.new, name, growth.seed, start, stop).double()
+            new = initial(growth.new, name, growth.seed, start, stop).to(dtype)
             values = torch.where(_either(fresh, rows), new, values)
+        if not averaged:
+            return values.masked_fill_(_either(silent, rows), 0)
         mean = self._mean(growth, name, values, found, silent, rows)
         return torch.where(_either(silent, rows), mean, values)
 
@@ -78,6 +84,12 @@ class Pad:
                 out |= new_places(old, new, at)
         return out
 
+    def _averaged(self, growth: Growth, name: str) -> bool:
+        """Whether new columns that a tensor writes hold a mean, not zero."""
+        axes = growth.new.axes(name)
+        writes = any(a.role == "writes" and a.factors == (RESIDUAL,) for a in axes)
+        return writes and growth.old.config.get("norm") == "layernorm"
+
     def _mean(
         self,
         growth: Growth,
@@ -87,15 +99,12 @@ class Pad:
         silent: list[Tensor],
         rows: slice,
     ) -> Tensor:
-        """What the silent entries hold: zero, or under layernorm the mean over the old columns."""
+        """What the silent entries of a writer hold under layernorm: the mean over old columns."""
         axes = growth.new.axes(name)
-        writer = [a.role == "writes" and a.factors == (RESIDUAL,) for a in axes]
-        if growth.old.config.get("norm") != "layernorm" or not any(writer):
-            return torch.zeros_like(values)
         old = growth.old.size(RESIDUAL)
         if len(axes) == 1:
             return _column_mean(growth, name).expand_as(values)
-        if writer[1]:
+        if axes[1].role == "writes" and axes[1].factors == (RESIDUAL,):
             return values[:, :old].mean(1, keepdim=True).expand_as(values)
         mean = _column_mean(growth, name)[found[1].clamp(min=0)]  # (columns,)
         mean = torch.where(found[1] < 0, 0.0, mean)
