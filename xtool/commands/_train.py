@@ -68,6 +68,11 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
     if parent and asked.preset:
         raise UsageError("`--preset` is for a new model, `--from` brings its own dials")
     out = asked.out or _default_out(asked, data_path, arch)
+    if asked.parent and asked.parent.resolve() == state_path(out).resolve():
+        raise UsageError(
+            f"{asked.parent}: the run would replace the state that it begins from",
+            "name another output with `-o`",
+        )
     saved = _saved(out, asked, notes)
     if saved is None and not asked.force:
         require_writable(out)
@@ -100,7 +105,7 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
 
 def _header(path: Path) -> Header:
     with Source(path) as source:
-        header = source.require_header("model")
+        header = source.require_header("model", "resume")
         check_model(header.config, str(path))
         return header
 
@@ -124,7 +129,7 @@ def _default_data(asked: Asked, parent: Header | None, notes: Notes) -> Path:
 
 def _default_out(asked: Asked, data: Path, arch: str) -> Path:
     near = asked.parent or asked.data
-    stem = (asked.parent or data).name.removesuffix(".st")
+    stem = (asked.parent or data).name.removesuffix(".st").removesuffix(".resume")
     folder = near.parent if near else FOLDER
     return folder / f"{stem}-{arch.removesuffix('.py')}.st"
 

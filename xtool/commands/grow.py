@@ -1,4 +1,4 @@
-"""Grow a model to a larger one, and prove on the written file what it promises."""
+"""Grow a model or a training state, and prove on the written file what is promised."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,7 +42,9 @@ def panels() -> dict[str, list[Option]]:
 
 
 def grow(
-    model: Annotated[list[Path], typer.Argument(help="Models, or - for their paths.")],
+    model: Annotated[
+        list[Path], typer.Argument(help="Models or training states, or - for their paths.")
+    ],
     d_model: Annotated[
         int | None,
         typer.Option(
@@ -88,6 +90,7 @@ def grow(
     from xtool.storage import Source
     from xtool.surgery.grow import Plan, plan
     from xtool.surgery.grow import grow as grow_file
+    from xtool.surgery.state import grow_state, notes_on, state_reader
 
     notes = Notes(quiet, verbose)
     for path in own or ():
@@ -111,15 +114,21 @@ def grow(
     for path in found:
         if dry_run:
             with Source(path) as source:
-                chosen = make_plan(model_reader(source))
+                whole = source.require_header("model", "resume").kind == "resume"
+                chosen = make_plan((state_reader if whole else model_reader)(source))
             place = target(path, out, wanted)
             notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}; {chosen.method}")
             continue
         place = target(path, out, wanted)
         require_writable(place, force)
-        chosen, proof, digest = grow_file(path, place, make_plan)
+        with Source(path) as source:
+            header = source.require_header("model", "resume")
+        whole = header.kind == "resume"
+        chosen, proof, digest = (grow_state if whole else grow_file)(path, place, make_plan)
         kind = "exact" if chosen.exact else "approximate: the function has changed"
         notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}")
         notes.say(f"{chosen.method} ({kind}): {proof}")
+        for note in notes_on(chosen, header) if whole else ():
+            notes.say(note)
         notes.detail(f"digest {digest}")
         write_stdout(f"{place}\n")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -89,3 +89,24 @@ class Operator(Protocol):
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of a new tensor."""
+
+
+@dataclass(frozen=True)
+class Carry:
+    """Where a new tensor's carried entries come from: each is an old one times `scale`.
+
+    Attributes:
+        along: the map of the axes' factors; it gives every old entry equally many copies.
+        scale: above zero; what `rows` multiplies the old values with.
+    """
+
+    along: Along
+    scale: float
+
+
+@runtime_checkable
+class StatefulOperator(Protocol):
+    """An operator that has a rule for the optimizer's state too; see `surgery.state`."""
+
+    def carry(self, growth: Growth, name: str) -> Carry:
+        """How the carried entries of a new tensor come from old ones."""

@@ -16,7 +16,7 @@ from xtool.axes import RESIDUAL
 from xtool.layers.initial import draw
 from xtool.seeds import derive
 from xtool.surgery.gather import copy_numbers, factor_of, tile
-from xtool.surgery.operators import Growth, Operator
+from xtool.surgery.operators import Carry, Growth, Operator
 
 PROMISE = "exact"
 CONDITION = "whole factors; a tied head needs a final norm"
@@ -54,11 +54,15 @@ class Clone:
         """Copies along every axis, divided by the number of copies that are summed over."""
         axes = growth.new.axes(name)
         found = growth.maps(name, tile)
-        scale = growth.root(name) / self._summed(growth, name)
+        scale = self.carry(growth, name).scale
         values = growth.gather(name, tile, start, stop) * scale
         if len(axes) > 1 and axes[1].role == "reads" and growth.dials["noise"]:
             values += scale * self._noise(growth, name, found[1], start, stop)
         return values
+
+    def carry(self, growth: Growth, name: str) -> Carry:
+        """Every entry of every copy."""
+        return Carry(tile, growth.root(name) / self._summed(growth, name))
 
     def _summed(self, growth: Growth, name: str) -> float:
         """How many copies of each input this tensor's values are summed over."""
