@@ -100,6 +100,11 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
         model_dials = resolve(model_options(arch, asked.dial("attention")), layers)
         config = fresh_config(arch, model_dials, data.header)
     dials = _training_dials(asked, saved or parent, bool(saved), task_dials)
+    if parent and parent.kind == "resume":
+        for name in ("beta1", "beta2"):
+            was = parent.training.get("dials", {}).get(name, dials[name])
+            if was != dials[name]:
+                notes.say(f"`{name}` is {dials[name]}, the state's moments were made with {was}")
     return set_up(data, asked.parent, config, dials, out), saved is not None
 
 

@@ -36,27 +36,23 @@ def verdict(path: Path) -> str:
         XtoolError: something about it is not as it should be.
     """
     from xtool.archs import read_model
-    from xtool.axes import layout
     from xtool.checkpoint import Reader
-    from xtool.errors import XtoolError
     from xtool.storage import Source
+    from xtool.surgery.state import check_state
     from xtool.tasks import open_data, require_fit
 
     with Source(path) as source:
         header = source.require_header()
         source.verify()
         reader = Reader(source)
-        ours = layout(header.config) if header.kind == "resume" else None
         for name in reader.names:
-            tensor = reader.tensor(name)
-            if ours and name.startswith("model/"):
-                ours.check(name.removeprefix("model/"), tensor.shape, str(path))
+            reader.tensor(name)
+        if header.kind == "resume":
+            check_state(source)
     if header.kind == "model":
         read_model(path)
         if header.task:
             require_fit(header.config, header, str(path))
-    if header.kind == "resume" and "position" not in header.training:
-        raise XtoolError(f"{path}: the header of a resume file has no position")
     if header.kind == "data":
         open_data(path)
     return f"{header.kind}, {len(reader.names)} tensors, digest {header.digest[:16]}"

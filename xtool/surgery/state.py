@@ -41,6 +41,7 @@ from xtool.training.optimizers import Factors
 from xtool.training.state import (
     MOMENTS,
     PART,
+    not_begun,
     parameter_shapes,
     read_slot,
     require_optimizer,
@@ -95,6 +96,18 @@ def state_reader(source: Source) -> Reader:
     return reader
 
 
+def check_state(source: Source) -> None:
+    """Check the tensors of a training state, the model's and the optimizer's.
+
+    Raises:
+        XtoolError: one is missing, unknown, misshapen or holds what it cannot hold.
+        CheckFailed: the digest does not match.
+    """
+    old = _OldState(source, state_reader(source))
+    for name in old.shapes:
+        old.slot(name)
+
+
 class _OldState:
     """The optimizer's part of the small state: moments by rows, factors and ages by name."""
 
@@ -103,9 +116,10 @@ class _OldState:
         self.reader = Reader(source, part=PART)
         self.where = str(source.path)
         self.shapes = parameter_shapes(model.layout, {n: model.shape(n) for n in model.names})
-        self.step = source.require_header("resume").training["position"]["step"]
+        header = source.require_header("resume")
+        self.step = header.training["position"]["step"]
         found = {name: self.reader.shape(name) for name in self.reader.names}
-        self.begun = bool(found) or self.step > 0
+        self.begun = bool(found) or not not_begun(header)
         self.grown = self.begun and require_optimizer(found, self.shapes, self.where)
 
     def slot(self, name: str) -> tuple[Factors, list[Tensor]]:

@@ -127,6 +127,12 @@ def read_slot(tensors: Mapping[str, Tensor], name: str, where: str) -> tuple[Fac
     return Factors(*factors.tolist()), ages
 
 
+def not_begun(header: Header) -> bool:
+    """Whether a state may lack the optimizer's: that of a run stopped before its first step."""
+    grown = bool(header.lineage) and header.lineage[-1].command == "grow"
+    return not grown and not header.training["position"]["step"]
+
+
 def read_slots(
     tensors: Mapping[str, Tensor], parameters: Shapes, header: Header, where: str
 ) -> dict[str, Slot]:
@@ -147,7 +153,7 @@ def read_slots(
         if name.startswith(PART)
     }
     step = header.training["position"]["step"]
-    if not found and not step:
+    if not found and not_begun(header):
         return {}
     grown = require_optimizer(found, parameters, where)
     out = {}
