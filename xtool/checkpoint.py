@@ -41,22 +41,29 @@ class Reader:
     Args:
         source: an open file of ours.
         ours: its axes, against which every shape is checked; None for data.
+        part: only tensors whose names begin so, `model/` in a resume file; it is left off them.
 
     Raises:
         XtoolError: a shape contradicts the configuration.
     """
 
-    def __init__(self, source: Source, ours: Layout | None = None) -> None:
+    def __init__(self, source: Source, ours: Layout | None = None, part: str = "") -> None:
         self.source = source
         self.layout = ours
+        self.part = part
+        self._entries = {
+            name.removeprefix(part): entry
+            for name, entry in source.entries.items()
+            if name.startswith(part)
+        }
         if ours is not None:
-            for name, entry in source.entries.items():
+            for name, entry in self._entries.items():
                 ours.check(name, entry.shape, str(source.path))
 
     @property
     def names(self) -> list[str]:
         """The stored tensors."""
-        return list(self.source.entries)
+        return list(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a stored tensor."""
@@ -90,9 +97,9 @@ class Reader:
         return self._tensor(stored, data, entry.shape)
 
     def _entry(self, name: str) -> Entry:
-        if name not in self.source.entries:
-            raise XtoolError(f"{self.source.path}: has no tensor `{name}`")
-        return self.source.entries[name]
+        if name not in self._entries:
+            raise XtoolError(f"{self.source.path}: has no tensor `{self.part}{name}`")
+        return self._entries[name]
 
     def _tensor(self, name: str, data: bytearray, shape: Sequence[int]) -> Tensor:
         entry = self._entry(name)
@@ -119,20 +126,25 @@ def require_finite(tensor: Tensor, name: str, where: str) -> None:
         )
 
 
-def model_reader(source: Source, verify: bool = True) -> Reader:
-    """A reader of a model file whose shapes, and unless told otherwise digest, are checked.
+def model_reader(source: Source, verify: bool = True, kind: str = "model") -> Reader:
+    """A reader of a model whose shapes, and unless told otherwise digest, are checked.
+
+    Args:
+        source: an open file.
+        verify: whether to check its digest.
+        kind: `model`, or `resume` for the model inside a training state.
 
     Raises:
-        XtoolError: not a model, or its shapes contradict its configuration.
+        XtoolError: not of this kind, or its shapes contradict its configuration.
         CheckFailed: the digest does not match.
     """
-    header = source.require_header("model")
+    header = source.require_header(kind)
     if verify:
         source.verify()
     where = str(source.path)
     check_model(header.config, where)
     ours = layout(header.config)
-    reader = Reader(source, ours)
+    reader = Reader(source, ours, "model/" if kind == "resume" else "")
     if len({reader.dtype(name) for name in reader.names}) != 1:
         raise XtoolError(f"{where}: a model's tensors must all be of one type")
     if not reader.dtype(reader.names[0]).is_floating_point:

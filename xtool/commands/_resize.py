@@ -49,8 +49,10 @@ def changes(sizes: Mapping[str, Any], enough: bool = False) -> dict[str, int]:
 
 
 def target(path: Path, out: Path | None, wanted: Mapping[str, int], method: str = "") -> Path:
-    """`-o`, or beside the input: `small-96.st`, `small-n_layers4.st`, `small-passthrough.st`."""
+    """`-o`, or beside the input: `small-96.st`, `small-n_layers4.st`, `small-96.resume.st`."""
     if out is not None:
         return out
     parts = [str(v) if k == "d_model" else f"{k}{v}" for k, v in wanted.items()]
-    return path.with_name("-".join([path.name.removesuffix(".st"), *(parts or [method])]) + ".st")
+    stem = path.name.removesuffix(".st")
+    end = ".resume.st" if stem.endswith(".resume") else ".st"
+    return path.with_name("-".join([stem.removesuffix(".resume"), *(parts or [method])]) + end)

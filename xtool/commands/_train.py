@@ -69,6 +69,11 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
     if parent and asked.preset:
         raise UsageError("`--preset` is for a new model, `--from` brings its own dials")
     out = asked.out or _default_out(asked, data_path, arch)
+    if asked.parent and asked.parent.resolve() == state_path(out).resolve():
+        raise UsageError(
+            f"{asked.parent}: the run would replace the state that it begins from",
+            "name another output with `-o`",
+        )
     saved = _saved(out, asked, notes)
     if saved is None and not asked.force:
         require_writable(out)
@@ -96,12 +101,17 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
         model_dials = resolve(model_options(arch, asked.dial("attention")), layers)
         config = fresh_config(arch, model_dials, data.header)
     dials = _training_dials(asked, saved or parent, bool(saved), task_dials)
+    if parent and parent.kind == "resume":
+        for name in ("beta1", "beta2"):
+            was = parent.training.get("dials", {}).get(name, dials[name])
+            if was != dials[name]:
+                notes.say(f"`{name}` is {dials[name]}, the state's moments were made with {was}")
     return set_up(data, asked.parent, config, dials, out), saved is not None
 
 
 def _header(path: Path) -> Header:
     with Source(path) as source:
-        header = source.require_header("model")
+        header = source.require_header("model", "resume")
         check_model(header.config, str(path))
         return header
 
@@ -130,7 +140,7 @@ def _default_data(asked: Asked, parent: Header | None, notes: Notes) -> Path:
 
 def _default_out(asked: Asked, data: Path, arch: str) -> Path:
     near = asked.parent or asked.data
-    stem = (asked.parent or data).name.removesuffix(".st")
+    stem = (asked.parent or data).name.removesuffix(".st").removesuffix(".resume")
     folder = near.parent if near else FOLDER
     return folder / f"{stem}-{arch.removesuffix('.py')}.st"
 

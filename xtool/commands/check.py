@@ -39,10 +39,9 @@ def verdict(path: Path) -> str:
         XtoolError: something about it is not as it should be.
     """
     from xtool.archs import read_model
-    from xtool.axes import layout
     from xtool.checkpoint import Reader
-    from xtool.errors import XtoolError
     from xtool.storage import Source
+    from xtool.surgery.state import check_state
     from xtool.tasks import open_data, require_fit
 
     with Source(path) as source:
@@ -50,17 +49,14 @@ def verdict(path: Path) -> str:
         source.verify()
         reader = Reader(source)
         foreign = [n for n in registry.own_files(header.config) if n not in registry.admitted()]
-        ours = layout(header.config) if header.kind == "resume" and not foreign else None
         for name in reader.names:
-            tensor = reader.tensor(name)
-            if ours and name.startswith("model/"):
-                ours.check(name.removeprefix("model/"), tensor.shape, str(path))
+            reader.tensor(name)
+        if header.kind == "resume" and not foreign:
+            check_state(source)
     if header.kind == "model" and not foreign:
         read_model(path)
         if header.task:
             require_fit(header.config, header, str(path))
-    if header.kind == "resume" and "position" not in header.training:
-        raise XtoolError(f"{path}: the header of a resume file has no position")
     if header.kind == "data":
         open_data(path)
     left = f"; axes not checked, pass `--own {foreign[0]}`" if foreign else ""

@@ -1,4 +1,4 @@
-"""Grow a model to a larger one, and prove on the written file what it promises."""
+"""Grow a model or a training state, and prove on the written file what is promised."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +40,9 @@ def panels() -> dict[str, list[Option]]:
 
 
 def grow(
-    model: Annotated[list[Path], typer.Argument(help="Models, or - for their paths.")],
+    model: Annotated[
+        list[Path], typer.Argument(help="Models or training states, or - for their paths.")
+    ],
     d_model: Width = None,
     vocab_size: Vocab = None,
     method: Annotated[
@@ -119,6 +121,7 @@ def grow(
     from xtool.storage import Source
     from xtool.surgery.grow import Plan, Proving, plan
     from xtool.surgery.grow import grow as grow_file
+    from xtool.surgery.state import grow_state, notes_on, state_reader
     from xtool.tasks import open_data
 
     notes = Notes(quiet, verbose)
@@ -155,17 +158,24 @@ def grow(
     for path in models:
         if dry_run:
             with Source(path) as source:
-                chosen = make_plan(model_reader(source))
+                whole = source.require_header("model", "resume").kind == "resume"
+                chosen = make_plan((state_reader if whole else model_reader)(source))
             place = target(path, out, wanted, method)
             notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}; {chosen.method}")
             continue
         place = target(path, out, wanted, method)
         require_apart([place], [data, config_file])
         require_writable(place, force)
-        chosen, found, digest = grow_file(path, place, make_plan, proving)
+        with Source(path) as source:
+            header = source.require_header("model", "resume")
+        whole = header.kind == "resume"
+        grow_one = grow_state if whole else grow_file
+        chosen, found, digest = grow_one(path, place, make_plan, proving)
         kind = "exact" if chosen.exact else "approximate: the function has changed"
         notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}")
         notes.say(f"{chosen.method} ({kind}): {found or 'not proved, as asked'}")
+        for note in notes_on(chosen, header) if whole else ():
+            notes.say(note)
         if fitted := chosen.fit().note:
             notes.say(fitted)
         notes.detail(f"digest {digest}")

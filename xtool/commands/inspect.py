@@ -1,11 +1,12 @@
 """Inspect files: header, lineage, and tensors with their axes; spectra and likeness of models."""
 
 import json
+import struct
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from textwrap import wrap
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,9 @@ from xtool.commands._analyse import Wanted, analyse
 from xtool.commands._dials import completion
 from xtool.commands._ui import INPUT, OUTPUT, Notes, Own, Quiet, paths, write_stdout
 from xtool.rows import FORMATS
+
+if TYPE_CHECKING:
+    from xtool.storage import Entry, Source
 
 
 def inspect(
@@ -112,9 +116,14 @@ def describe(path: Path) -> dict[str, Any]:
         for entry in sorted(source.entries.values(), key=lambda one: one.name):
             one: dict[str, Any] = {"name": entry.name, "dtype": entry.dtype, "shape": entry.shape}
             name = entry.name.removeprefix("model/")
-            if ours and not name.startswith("optimizer/"):
-                ours.check(name, entry.shape, str(path))
-                one["axes"] = explain(ours.axes(name))
+            owner, _, kept = name.removeprefix("optimizer/").rpartition("/")
+            if ours and kept == "factors":
+                factors = zip(("lr", "eps", "decay"), _doubles(source, entry), strict=False)
+                one["axes"] = ", ".join(f"{dial} x {value:.4g}" for dial, value in factors)
+            elif ours and not kept.startswith("age."):
+                of = owner if name.startswith("optimizer/") else name
+                ours.check(of, entry.shape, str(path))
+                one["axes"] = explain(ours.axes(of))
             tensors.append(one | {"bytes": prod(entry.shape) * BYTES[entry.dtype]})
         trained = [
             t
@@ -131,6 +140,12 @@ def describe(path: Path) -> dict[str, Any]:
             "params": sum(prod(t["shape"]) for t in trained) if ours else None,
             "tensors": tensors,
         }
+
+
+def _doubles(source: "Source", entry: "Entry") -> tuple[float, ...]:
+    """The first few values of a small tensor of doubles."""
+    raw = source.read(entry.start, min(entry.stop - entry.start, 24))
+    return struct.unpack(f"<{len(raw) // 8}d", raw[: len(raw) // 8 * 8])
 
 
 def text(found: Mapping[str, Any]) -> str:

@@ -73,7 +73,9 @@ def train(
     parent: Annotated[
         Path | None,
         typer.Option(
-            "--from", help="A model to go on from; - reads its path.", rich_help_panel=INPUT
+            "--from",
+            help="A model or training state to go on from; - reads its path.",
+            rich_help_panel=INPUT,
         ),
     ] = None,
     config_file: Annotated[

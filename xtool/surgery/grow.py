@@ -177,6 +177,17 @@ class Proving:
     tolerance: float | None = None
     data: Dataset | None = None
 
+    def compare(self, small: Reader, grown: Reader, chosen: Plan) -> Proof:
+        """Small and grown model on the same inputs.
+
+        Raises:
+            CheckFailed: an exact operator that was not exact.
+        """
+        found = compare(small, grown, chosen.growth.seed, self.tolerance, self.data)
+        if chosen.exact:
+            require_exact(found, chosen.method)
+        return found
+
 
 def _require_tables(growth: Growth) -> None:
     """Raise UsageError where a fixed table gets rows that its stored ones do not go on to."""
@@ -195,8 +206,11 @@ def _require_tables(growth: Growth) -> None:
             )
 
 
+PROVE = Proving()
+
+
 def grow(
-    path: Path, out: Path, make_plan: Callable[[Reader], Plan], proving: Proving = Proving()
+    path: Path, out: Path, make_plan: Callable[[Reader], Plan], proving: Proving = PROVE
 ) -> tuple[Plan, Proof | None, str]:
     """Grow a model file into another.
 
@@ -223,31 +237,40 @@ def grow(
             Spec(name, NAMES[reader.dtype(growth.source(name))], growth.new.shape(name))
             for name in chosen.names()
         ]
-        fit = chosen.fit()
-        sizes = {n: growth.new.config[n] for n in SIZES if growth.new.config.get(n)}
-        dials = {name: value for name, value in growth.dials.items() if name not in fit.inputs}
-        options = {"method": chosen.method, **sizes, **dials}
-        done = step("grow", options, {"model": header.digest, **fit.inputs}, growth.seed)
-        new_header = header.model_copy(
-            update={
-                "config": dict(growth.new.config),
-                "lineage": [*header.lineage, done],
-                "training": _training(header, fit.flops),
-            }
-        )
+        new_header = grown_header(header, chosen, "model")
         found: list[Proof] = []
 
         def prove(temporary: Path) -> None:
             with Source(temporary) as written:
-                grown = model_reader(written)
-                found.append(compare(reader, grown, growth.seed, proving.tolerance, proving.data))
-            if chosen.exact:
-                require_exact(found[0], chosen.method)
+                found.append(proving.compare(reader, model_reader(written), chosen))
 
         digest = save_streamed(
             out, new_header, specs, chosen.rows, prove if proving.wanted else None
         )
     return chosen, found[0] if found else None, digest
+
+
+def grown_header(header: Header, chosen: Plan, role: str, **options: Any) -> Header:
+    """The header of the grown file.
+
+    Args:
+        header: of the small one.
+        chosen: what is done.
+        role: what the small file is called among the inputs.
+        options: what the lineage keeps beside method, sizes and dials.
+    """
+    growth, fit = chosen.growth, chosen.fit()
+    sizes = {n: growth.new.config[n] for n in SIZES if growth.new.config.get(n)}
+    dials = {name: value for name, value in growth.dials.items() if name not in fit.inputs}
+    options = {"method": chosen.method, **sizes, **dials, **options}
+    done = step("grow", options, {role: header.digest, **fit.inputs}, growth.seed)
+    return header.model_copy(
+        update={
+            "config": dict(growth.new.config),
+            "lineage": [*header.lineage, done],
+            "training": _training(header, fit.flops),
+        }
+    )
 
 
 def _training(header: Header, flops: int) -> Training:

@@ -45,14 +45,14 @@ class _Loop:
 
     def __init__(self, run: Run, listener: Listener, resume: bool) -> None:
         self.run, self.listener = run, listener
-        self.optimizer = adamw(run.model, run.dials)
         self.device = next(run.model.parameters()).device
         split = run.data.split("train")
         self.inputs, self.targets = split.inputs.to(self.device), split.targets.to(self.device)
         self.order: tuple[int, Tensor] = (-1, torch.empty(0))
         self.state_path = state_path(run.out)
-        if resume:
-            load_state(run, self.state_path, self.optimizer)
+        slots = load_state(run, self.state_path) if resume else run.slots
+        self.optimizer = adamw(run.model, run.dials, slots)
+        self.slots = {name: slot.earlier(run.position.step) for name, slot in slots.items()}
         self.journal = Journal(rows_path(run.out), run.position.step if resume else None)
         if resume and len(self.journal.kept) != run.position.rows:
             listener.note(
@@ -87,7 +87,7 @@ class _Loop:
         run, step, dials = self.run, self.run.position.step, self.run.dials
         factor = lr_factor(dials["schedule"], step, total, dials["warmup"])
         for group in self.optimizer.param_groups:
-            group["lr"] = dials["lr"] * factor
+            group["lr"] = dials["lr"] * factor * group["lr_factor"]
         torch.manual_seed(derive(dials["seed"], "step", run.steps_before + step))
         run.model.train()
         batch = self._batch(step)
@@ -135,7 +135,7 @@ class _Loop:
 
     def _save_state(self) -> None:
         self._add_losses()
-        save_state(self.run, self.state_path, self.optimizer)
+        save_state(self.run, self.state_path, self.optimizer, self.slots)
 
     def _require_finite(self) -> float:
         """The last loss, which must be a number; this is where the device is waited for."""

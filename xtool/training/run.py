@@ -14,6 +14,7 @@ from xtool.header import Header, Training
 from xtool.lineage import Step
 from xtool.rows import Row
 from xtool.tasks import Task
+from xtool.training.optimizers import Slot
 
 FORWARD_AND_BACKWARD = 3
 
@@ -59,6 +60,7 @@ class Run:
         lineage: the steps so far and this one.
         out: the model's path.
         threads: CPU threads in use.
+        slots: what the optimizer begins with, by parameter; none begins from nothing.
     """
 
     model: nn.Module
@@ -72,6 +74,7 @@ class Run:
     lineage: list[Step]
     out: Path
     threads: int
+    slots: Mapping[str, Slot] = field(default_factory=dict)
     position: Position = field(default_factory=Position)
 
     @property

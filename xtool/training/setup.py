@@ -19,7 +19,9 @@ from xtool.lineage import Step, step
 from xtool.storage import Source
 from xtool.tasks import Shape, require_fit, task_of
 from xtool.training.dials import REPORT
+from xtool.training.optimizers import Slot
 from xtool.training.run import Run
+from xtool.training.state import restore
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MAX_THREADS = 1024
@@ -113,7 +115,7 @@ def set_up(
 
     Args:
         data: the examples.
-        parent: the trained model to go on from; None starts fresh.
+        parent: the trained model, or training state, to go on from; None starts fresh.
         config: the model's configuration.
         dials: every training dial.
         out: the model's path.
@@ -127,10 +129,11 @@ def set_up(
     model = build(config).to(DTYPES[dials["precision"]])
     inputs, steps = {"data": data.header.digest}, list(data.header.lineage)
     before: Mapping[str, Any] = {}
+    slots: dict[str, Slot] = {}
     if parent is None:
         start(model, ours, dials["seed"])
     else:
-        header = _fill_from(model, ours, parent)
+        header, slots = _fill_from(model, ours, parent)
         require_fit(config, data.header, str(parent))
         inputs["from"], before = header.digest, header.training.get("progress", {})
         steps = list(header.lineage)
@@ -151,6 +154,7 @@ def set_up(
         lineage=[*steps, _step(config, final, inputs)],
         out=out,
         threads=threads,
+        slots=slots,
     )
 
 
@@ -161,11 +165,13 @@ def _flops(config: Mapping[str, Any]) -> int:
     return flops
 
 
-def _fill_from(model: nn.Module, ours: Layout, parent: Path) -> Header:
+def _fill_from(model: nn.Module, ours: Layout, parent: Path) -> tuple[Header, dict[str, Slot]]:
     with Source(parent) as source:
-        header = source.require_header("model")
+        header = source.require_header("model", "resume")
+        if header.kind == "resume":
+            return restore(model, ours, parent)
         fill(model, ours, model_reader(source))
-    return header
+    return header, {}
 
 
 def _step(config: Mapping[str, Any], dials: Mapping[str, Any], inputs: dict[str, str]) -> Step:

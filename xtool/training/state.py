@@ -2,19 +2,30 @@
 
 Tensors are named `model/NAME` and `optimizer/NAME/exp_avg`, by the parameter's name and never by a
 number. There is no random state to keep: every draw is seeded by its purpose and step.
+
+A state that was grown, and that of a run which began from one, holds for every parameter also
+`factors`, three doubles that multiply the dials (learning rate, eps, weight decay), and for each
+axis `age.0`, `age.1`: the steps that the optimizer's counters have behind them, see `Slot`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from xtool.archs import stored_names
+from xtool.axes import Layout
 from xtool.checkpoint import load, save
 from xtool.errors import XtoolError
+from xtool.header import Header
+from xtool.training.optimizers import Factors, Slot
 from xtool.training.run import Position, Run
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+PART = "optimizer/"
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def model_tensors(run: Run) -> dict[str, Tensor]:
@@ -28,9 +39,22 @@ def save_model(run: Run, path: Path, step: int) -> str:
     return save(path, run.header("model", step), model_tensors(run))
 
 
-def save_state(run: Run, path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Write what `load_state` needs to go on."""
+def save_state(
+    run: Run, path: Path, optimizer: torch.optim.Optimizer, slots: Mapping[str, Slot]
+) -> None:
+    """Write what `load_state` needs to go on.
+
+    Args:
+        run: where it stands.
+        path: `NAME.resume.st`.
+        optimizer: whose moments are kept.
+        slots: what it had at step 0 of the run; kept, with their ages now, unless all are plain.
+    """
     tensors = {f"model/{name}": tensor for name, tensor in model_tensors(run).items()}
+    if not all(slot.plain for slot in slots.values()):
+        for name, slot in slots.items():
+            ages = tuple(age + run.position.step for age in slot.ages)
+            tensors |= slot_tensors(name, slot.factors, ages)
     for name, parameter in run.model.named_parameters():
         for moment in MOMENTS:
             if moment in optimizer.state[parameter]:
@@ -38,19 +62,143 @@ def save_state(run: Run, path: Path, optimizer: torch.optim.Optimizer) -> None:
     save(path, run.header("resume", run.position.step), tensors)
 
 
-def load_state(run: Run, path: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Put weights, optimizer and position back to where the file says.
+def slot_tensors(name: str, factors: Factors, ages: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """How a state file holds a parameter's factors and ages."""
+    three = torch.tensor([factors.lr, factors.eps, factors.decay], dtype=torch.float64)
+    held = {f"{PART}{name}/age.{axis}": age for axis, age in enumerate(ages)}
+    return {f"{PART}{name}/factors": three, **held}
+
+
+def parameter_shapes(ours: Layout, stored: Shapes) -> Shapes:
+    """The shapes of the parameters among a model's stored tensors."""
+    return {name: shape for name, shape in stored.items() if name not in ours.frozen}
+
+
+def require_optimizer(found: Shapes, parameters: Shapes, where: str) -> bool:
+    """Check that a file holds the optimizer's state of these parameters and of no other.
+
+    Args:
+        found: the shapes of the tensors below `optimizer/`, by their names without it.
+        parameters: the shapes of the model's parameters.
+        where: names the file in errors.
+
+    Returns:
+        whether it holds factors and ages too.
+
+    Raises:
+        XtoolError: a tensor is missing, unknown, or of another shape.
+    """
+    wanted: dict[str, tuple[int, ...]] = {}
+    grown = any(name.endswith("/factors") for name in found)
+    for name, shape in parameters.items():
+        wanted |= {f"{name}/{moment}": shape for moment in MOMENTS}
+        if grown:
+            wanted[f"{name}/factors"] = (3,)
+            wanted |= {f"{name}/age.{axis}": (size,) for axis, size in enumerate(shape)}
+    for name, shape in wanted.items():
+        if name not in found:
+            owner = name.rpartition("/")[0]
+            raise XtoolError(
+                f"{where}: lacks the optimizer's state of `{owner}`: no `{PART}{name}`"
+            )
+        if found[name] != shape:
+            raise XtoolError(
+                f"{where}: tensor `{PART}{name}` has shape {list(found[name])}, its parameter "
+                f"needs {list(shape)}"
+            )
+    if unknown := sorted(set(found) - set(wanted)):
+        raise XtoolError(f"{where}: has an unknown tensor `{PART}{unknown[0]}`")
+    return grown
+
+
+def read_slot(tensors: Mapping[str, Tensor], name: str, where: str) -> tuple[Factors, list[Tensor]]:
+    """A parameter's factors and ages from the tensors of `slot_tensors`.
+
+    Raises:
+        XtoolError: a factor that is not above zero, or an age below it.
+    """
+    factors = tensors[f"{PART}{name}/factors"]
+    axes = range(sum(key.startswith(f"{PART}{name}/age.") for key in tensors))
+    ages = [tensors[f"{PART}{name}/age.{axis}"] for axis in axes]
+    if factors.dtype != torch.float64 or not bool((factors > 0).all()):
+        raise XtoolError(f"{where}: `{PART}{name}/factors` must be three doubles above 0")
+    if any(age.dtype != torch.int64 or bool((age < 0).any()) for age in ages):
+        raise XtoolError(f"{where}: `{PART}{name}/age` must be whole numbers from 0")
+    return Factors(*factors.tolist()), ages
+
+
+def not_begun(header: Header) -> bool:
+    """Whether a state may lack the optimizer's: that of a run stopped before its first step."""
+    grown = bool(header.lineage) and header.lineage[-1].command == "grow"
+    return not grown and not header.training["position"]["step"]
+
+
+def read_slots(
+    tensors: Mapping[str, Tensor], parameters: Shapes, header: Header, where: str
+) -> dict[str, Slot]:
+    """What an optimizer begins with where a state file ended, by parameter.
+
+    Args:
+        tensors: those of the file.
+        parameters: the shapes of the model's parameters.
+        header: the file's; its position is the age of every entry unless the file has its own.
+        where: names the file in errors.
+
+    Raises:
+        XtoolError: the file does not fit the parameters, or holds no such state.
+    """
+    found = {
+        name.removeprefix(PART): tuple(tensor.shape)
+        for name, tensor in tensors.items()
+        if name.startswith(PART)
+    }
+    step = header.training["position"]["step"]
+    if not found and not_begun(header):
+        return {}
+    grown = require_optimizer(found, parameters, where)
+    out = {}
+    for name, shape in parameters.items():
+        factors, ages = Factors(), [torch.full((size,), step) for size in shape]
+        if grown:
+            factors, ages = read_slot(tensors, name, where)
+        moments = tuple(tensors[f"{PART}{name}/{moment}"] for moment in MOMENTS)
+        if bool((moments[1] < 0).any()):
+            raise XtoolError(f"{where}: `{PART}{name}/{MOMENTS[1]}` is below 0, squares are not")
+        out[name] = Slot(factors, tuple(ages), moments)
+    return out
+
+
+def restore(model: torch.nn.Module, ours: Layout, path: Path) -> tuple[Header, dict[str, Slot]]:
+    """Give a model the weights of a state file; returns its header and the optimizer's slots.
+
+    Raises:
+        XtoolError: no state file, or tensors that are missing or do not fit.
+    """
+    header, tensors = load(path, "resume")
+    if "position" not in header.training:
+        raise XtoolError(f"{path}: its header names no position")
+    state = model.state_dict()
+    wanted = {name: state[name] for name in stored_names(model, ours)}
+    for name, tensor in sorted(wanted.items()):
+        found = tensors.get(f"model/{name}")
+        if found is None or found.shape != tensor.shape:
+            raise XtoolError(f"{path}: lacks `model/{name}` of shape {list(tensor.shape)}")
+    shapes = parameter_shapes(ours, {name: tuple(t.shape) for name, t in wanted.items()})
+    slots = read_slots(tensors, shapes, header, str(path))
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(tensors[f"model/{name}"])
+    return header, slots
+
+
+def load_state(run: Run, path: Path) -> dict[str, Slot]:
+    """Put weights and position back to where the file says; returns what the optimizer had.
 
     Raises:
         XtoolError: the file is of another run; the first difference is named.
     """
-    header, tensors = load(path, "resume")
     require_same_run(run, path)
-    state = run.model.state_dict()
-    wanted = {f"model/{name}": state[name] for name in stored_names(run.model, run.layout)}
-    for name, tensor in sorted(wanted.items()):
-        if name not in tensors or tensors[name].shape != tensor.shape:
-            raise XtoolError(f"{path}: lacks `{name}` of shape {list(tensor.shape)}")
+    header, slots = restore(run.model, run.layout, path)
     position = Position(**header.training["position"])
     steps = header.training.get("progress", {}).get("steps")
     if position.step > run.total_steps or position.step != steps:
@@ -59,21 +207,10 @@ def load_state(run: Run, path: Path, optimizer: torch.optim.Optimizer) -> None:
             f"{run.total_steps}",
             "`--force` starts over",
         )
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(tensors[name])
-        for name, parameter in run.model.named_parameters():
-            if not position.step:
-                break
-            moments = {m: tensors.get(f"optimizer/{name}/{m}") for m in MOMENTS}
-            if any(
-                moment is None or moment.shape != parameter.shape for moment in moments.values()
-            ):
-                raise XtoolError(f"{path}: lacks the optimizer's state of `{name}`")
-            at = torch.tensor(float(position.step), device=parameter.device)
-            kept = {m: v.to(parameter.device) for m, v in moments.items() if v is not None}
-            optimizer.state[parameter] = {"step": at, **kept}
+    if any(int(age.min()) < position.step for slot in slots.values() for age in slot.ages):
+        raise XtoolError(f"{path}: an optimizer's age is below its position, {position.step}")
     vars(run.position).update(vars(position))
+    return slots
 
 
 def require_same_run(run: Run, path: Path) -> None:
@@ -85,6 +222,12 @@ def require_same_run(run: Run, path: Path) -> None:
     if not header.lineage or "position" not in header.training:
         raise XtoolError(f"{path}: its header names no run or no position", "`--force` starts over")
     theirs, ours = header.lineage[-1], run.lineage[-1]
+    if theirs.command != ours.command:
+        raise XtoolError(
+            f"{path}: was made by `{theirs.command}`, it is the start of a run and not one that "
+            "was stopped",
+            f"give it with `--from {path}`, and name another output with `-o`",
+        )
     for role in sorted(set(theirs.inputs) | set(ours.inputs)):
         if theirs.inputs.get(role) != ours.inputs.get(role):
             raise XtoolError(

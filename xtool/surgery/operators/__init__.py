@@ -153,3 +153,24 @@ class Fitted(Protocol):
 
     def fit(self, growth: Growth) -> Fit:
         """Learn it, once for a growth; `rows` uses what `growth.memory` then holds."""
+
+
+@dataclass(frozen=True)
+class Carry:
+    """Where a new tensor's carried entries come from: each is an old one times `scale`.
+
+    Attributes:
+        along: the map of the axes' factors; it gives every old entry equally many copies.
+        scale: above zero; what `rows` multiplies the old values with.
+    """
+
+    along: Along
+    scale: float
+
+
+@runtime_checkable
+class StatefulOperator(Protocol):
+    """An operator that has a rule for the optimizer's state too; see `surgery.state`."""
+
+    def carry(self, growth: Growth, name: str) -> Carry:
+        """How the carried entries of a new tensor come from old ones."""

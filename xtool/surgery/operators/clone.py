@@ -17,7 +17,7 @@ from xtool.axes import RESIDUAL
 from xtool.layers.initial import chunks
 from xtool.seeds import derive
 from xtool.surgery.gather import copy_numbers, factor_of, runs, tile
-from xtool.surgery.operators import Growth, Operator, nearest
+from xtool.surgery.operators import Carry, Growth, Operator, nearest
 
 PROMISE = "exact"
 CONDITION = "whole factors; a tied head needs a final norm"
@@ -50,13 +50,17 @@ class Clone:
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Copies along every axis, divided by the number of copies that are summed over."""
         axes = growth.new.axes(name)
-        scale = growth.root(name) / self._summed(growth, name)
+        scale = self.carry(growth, name).scale
         values = growth.gather(name, tile, start, stop, growth.working(name, scale))
         if scale != 1:
             values *= scale
         if len(axes) > 1 and axes[1].role == "reads" and growth.dials["noise"]:
             self._add_noise(growth, name, values, scale, start)
         return values
+
+    def carry(self, growth: Growth, name: str) -> Carry:
+        """Every entry of every copy."""
+        return Carry(tile, growth.root(name) / self._summed(growth, name))
 
     def _summed(self, growth: Growth, name: str) -> float:
         """How many copies of each input this tensor's values are summed over."""

@@ -1,0 +1,264 @@
+"""Growing a training state: the weights, and what the optimizer knows of them.
+
+An operator with a rule (`Carry`) makes every carried entry W' = s W, N copies of each old entry.
+If the copies have equal gradients, as the copies of duplication have by symmetry, the chain rule
+gives g' = c g with c = 1 / (N s). AdamW then keeps W' = s W in every later step, exactly, when
+
+    m' = c m    v' = c^2 v    lr' = s lr    eps' = c eps    decay' = decay / s
+
+and the step counter stays: the update m / (sqrt(v) + eps) is as before, the rate scales it by s,
+and the decoupled decay shrinks by 1 - lr' decay' = 1 - lr decay. For duplicated blocks (s = 1/k,
+N = k^2) this is m/k, lr/k, eps/k and k decay, for an embedding (s = 1, N = k) m/k, lr and eps/k.
+New entries and new layers have no moments and an age of zero. Exact without noise, dropout and
+clipping; zero-padding carries exactly too until its new entries move. An operator without a rule
+starts the optimizer anew.
+
+HyperCloning (Samragh et al., 2024, arXiv:2409.12903) grows weights alone; staged training (Shen et
+al., 2022, arXiv:2203.06211) moments too, for its own operators.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from xtool.archs import build, require_names
+from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
+from xtool.errors import XtoolError
+from xtool.header import Header, Position
+from xtool.storage import Source, Spec
+from xtool.surgery.gather import gather
+from xtool.surgery.grow import PROVE, Plan, Proving, grown_header
+from xtool.surgery.operators import Carry, Growth, StatefulOperator
+from xtool.surgery.proof import Proof
+from xtool.training.optimizers import Factors
+from xtool.training.state import (
+    MOMENTS,
+    PART,
+    not_begun,
+    parameter_shapes,
+    read_slot,
+    require_optimizer,
+    slot_tensors,
+)
+
+START: Position = {
+    "step": 0,
+    "best": None,
+    "reached": False,
+    "loss_sum": 0.0,
+    "loss_count": 0,
+    "rows": 0,
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What growth does to the optimizer's state of one tensor.
+
+    Attributes:
+        gradient: what the gradient of a carried entry is multiplied with.
+        factors: on the learning rate, eps and weight decay.
+    """
+
+    gradient: float
+    factors: Factors
+
+
+def rule(growth: Growth, name: str, carry: Carry) -> Rule:
+    """The rule of a carried tensor; see the module for its derivation."""
+    found, shape = growth.maps(name, carry.along), growth.reader.shape(growth.source(name))
+    copies = prod(int((m >= 0).sum()) / size for m, size in zip(found, shape, strict=True))
+    gradient = 1 / (copies * carry.scale)
+    return Rule(gradient, Factors(lr=carry.scale, eps=gradient, decay=1 / carry.scale))
+
+
+def state_reader(source: Source) -> Reader:
+    """A reader of the model inside a training state; the names of all its tensors are checked.
+
+    Raises:
+        XtoolError: no training state, or tensors that are missing, unknown or misshapen.
+        CheckFailed: the digest does not match.
+    """
+    header = source.require_header("resume")
+    if "position" not in header.training:
+        raise XtoolError(f"{source.path}: its header names no position")
+    reader = model_reader(source, kind="resume")
+    assert reader.layout is not None
+    with torch.device("meta"):
+        require_names(build(header.config), reader.layout, reader)
+    return reader
+
+
+def check_state(source: Source) -> None:
+    """Check the tensors of a training state, the model's and the optimizer's.
+
+    Raises:
+        XtoolError: one is missing, unknown, misshapen or holds what it cannot hold.
+        CheckFailed: the digest does not match.
+    """
+    old = _OldState(source, state_reader(source))
+    for name in old.shapes:
+        old.slot(name)
+
+
+class _OldState:
+    """The optimizer's part of the small state: moments by rows, factors and ages by name."""
+
+    def __init__(self, source: Source, model: Reader) -> None:
+        assert model.layout is not None
+        self.reader = Reader(source, part=PART)
+        self.where = str(source.path)
+        self.shapes = parameter_shapes(model.layout, {n: model.shape(n) for n in model.names})
+        header = source.require_header("resume")
+        self.step = header.training["position"]["step"]
+        found = {name: self.reader.shape(name) for name in self.reader.names}
+        self.begun = bool(found) or not not_begun(header)
+        self.grown = self.begun and require_optimizer(found, self.shapes, self.where)
+
+    def slot(self, name: str) -> tuple[Factors, list[Tensor]]:
+        """A parameter's factors and ages."""
+        if not self.grown:
+            return Factors(), [torch.full((size,), self.step) for size in self.shapes[name]]
+        keys = ["factors", *(f"age.{axis}" for axis in range(len(self.shapes[name])))]
+        held = {f"{PART}{name}/{key}": self.reader.tensor(f"{name}/{key}") for key in keys}
+        return read_slot(held, name, self.where)
+
+
+@dataclass(frozen=True)
+class GrownState:
+    """The optimizer's part of the grown state, tensor by tensor.
+
+    Attributes:
+        chosen: the growth of the model.
+        old: the small state.
+    """
+
+    chosen: Plan
+    old: _OldState
+
+    def specs(self) -> list[Spec]:
+        """The moments of every parameter, as they are stored in the small state."""
+        growth, specs = self.chosen.growth, []
+        for name in self.names():
+            source = growth.source(name)
+            for moment in MOMENTS:
+                begun = self.old.begun
+                kind = self.old.reader.dtype(f"{source}/{moment}") if begun else None
+                dtype = NAMES[kind or growth.reader.dtype(source)]
+                specs.append(Spec(f"{PART}{name}/{moment}", dtype, growth.new.shape(name)))
+        return specs
+
+    def names(self) -> list[str]:
+        """The parameters of the grown model."""
+        frozen = self.chosen.growth.new.frozen
+        return [name for name in self.chosen.names() if name not in frozen]
+
+    def small_tensors(self) -> dict[str, Tensor]:
+        """Factors and ages of every parameter."""
+        out: dict[str, Tensor] = {}
+        for name in self.names():
+            out |= slot_tensors(name, *self._slot(name))
+        return out
+
+    def _slot(self, name: str) -> tuple[Factors, tuple[Tensor, ...]]:
+        growth = self.chosen.growth
+        new = tuple(torch.zeros(size, dtype=torch.int64) for size in growth.new.shape(name))
+        carry = _carry(self.chosen, name)
+        if carry is None:
+            return Factors(), new
+        was, ages = self.old.slot(growth.source(name))
+        now = rule(growth, name, carry).factors
+        both = Factors(was.lr * now.lr, was.eps * now.eps, was.decay * now.decay)
+        if growth.source(name) != name:
+            return both, new
+        maps = growth.maps(name, carry.along)
+        return both, tuple(
+            torch.where(found < 0, 0, age[found.clamp(min=0)])
+            for found, age in zip(maps, ages, strict=True)
+        )
+
+    def rows(self, name: str, moment: str, start: int, stop: int) -> Tensor:
+        """Rows of a moment: the old values times the gradient's factor or its square."""
+        growth = self.chosen.growth
+        carry = _carry(self.chosen, name)
+        if carry is None or growth.source(name) != name or not self.old.begun:
+            return torch.zeros(stop - start, *growth.new.shape(name)[1:])
+        gradient = rule(growth, name, carry).gradient
+        scale = gradient if moment == MOMENTS[0] else gradient**2
+        maps = growth.maps(name, carry.along)
+        return gather(self.old.reader, f"{name}/{moment}", maps, start, stop) * scale
+
+
+def _carry(chosen: Plan, name: str) -> Carry | None:
+    """How a tensor is carried, or None under an operator without a rule."""
+    operator = chosen.operator
+    return operator.carry(chosen.growth, name) if isinstance(operator, StatefulOperator) else None
+
+
+def grow_state(
+    path: Path, out: Path, make_plan: Callable[[Reader], Plan], proving: Proving = PROVE
+) -> tuple[Plan, Proof | None, str]:
+    """Grow a training state into another, from which `train --from` goes on.
+
+    Args:
+        path: the small state, `NAME.resume.st`.
+        out: where the grown one goes; it appears only when the proof of its model holds.
+        make_plan: decides what to do, from a reader of the small model.
+        proving: how the written file's model is compared with the small one.
+
+    Returns:
+        what was done, what the proof found or None, and the file's digest.
+
+    Raises:
+        XtoolError: a state with missing or misshapen tensors, or no space.
+        UsageError: see `surgery.grow.plan`.
+        CheckFailed: an exact operator that was not exact on the written file.
+    """
+    with Source(path) as source:
+        reader = state_reader(source)
+        old = _OldState(source, reader)
+        chosen = make_plan(reader)
+        state = GrownState(chosen, old)
+        growth, small = chosen.growth, state.small_tensors()
+        specs = [
+            Spec(f"model/{name}", NAMES[reader.dtype(growth.source(name))], growth.new.shape(name))
+            for name in chosen.names()
+        ]
+        specs += state.specs()
+        specs += [Spec(name, NAMES[one.dtype], tuple(one.shape)) for name, one in small.items()]
+
+        def rows(name: str, start: int, stop: int) -> Tensor:
+            if name in small:
+                return small[name][start:stop]
+            if name.startswith("model/"):
+                return chosen.rows(name.removeprefix("model/"), start, stop)
+            owner, _, moment = name.removeprefix(PART).rpartition("/")
+            return state.rows(owner, moment, start, stop)
+
+        found: list[Proof] = []
+
+        def prove(temporary: Path) -> None:
+            with Source(temporary) as written:
+                found.append(proving.compare(reader, state_reader(written), chosen))
+
+        # A state that no run has gone on from yet: its own progress and position are zero.
+        at = source.require_header("resume").training["position"]["step"]
+        header = grown_header(source.require_header("resume"), chosen, "state", at_step=at)
+        training = {**header.training, "position": START}
+        header = header.model_copy(update={"training": training})
+        digest = save_streamed(out, header, specs, rows, prove if proving.wanted else None)
+    return chosen, found[0] if found else None, digest
+
+
+def notes_on(chosen: Plan, header: Header) -> list[str]:
+    """What became of the optimizer's state, and where its growth is not exact."""
+    if not isinstance(chosen.operator, StatefulOperator):
+        return [f"optimizer: starts anew, `{chosen.method}` has no rule for its state"]
+    out = [f"optimizer: moments, counters and factors grown by the rule of `{chosen.method}`"]
+    if header.training.get("dials", {}).get("clip"):
+        out.append("`--clip` was set: it acts on the norm of all gradients, which growing changes")
+    return out
