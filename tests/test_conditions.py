@@ -37,8 +37,8 @@ def small(path: Path, norm: str, tie: str, positions: str) -> dict[str, Any]:
     )
 
 
-def dials_for(method: str, change: dict[str, int]) -> dict[str, Any]:
-    dials = dials_of(method)
+def dials_for(method: str, change: dict[str, int], folder: Path) -> dict[str, Any]:
+    dials = dials_of(method, folder)
     if method == "passthrough":
         dials["slices"] = {3: "0:2,1:2", 4: "0:2,0:2"}.get(change.get("n_layers", 2), "0:2")
     return dials
@@ -47,7 +47,11 @@ def dials_for(method: str, change: dict[str, int]) -> dict[str, Any]:
 def verdict(reader: Reader, method: str, change: dict[str, int]) -> str:
     """`exact`, `approximate`, or `refused: ` and the reason."""
     try:
-        return promise(plan(reader, change, method, dials_for(method, change), 0).method)
+        return promise(
+            plan(
+                reader, change, method, dials_for(method, change, reader.source.path.parent), 0
+            ).method
+        )
     except UsageError as error:
         return f"refused: {error.message}"
 
@@ -88,7 +92,7 @@ def check_cell(
     out.unlink(missing_ok=True)
     with Source(path) as source:
         said = verdict(Reader(source, layout(source.require_header().config)), method, change)
-    dials = dials_for(method, change)
+    dials = dials_for(method, change, folder)
     if said == "exact":
         assert grow_to(path, out, method, dials=dials, **change).exact
     if said.startswith("refused"):
