@@ -1,16 +1,18 @@
-"""How fast and how small `xtool grow` is, against a plain copy of as many bytes.
+"""How fast `xtool grow` is, and how much memory it takes, against a plain copy of as many bytes.
 
     python benchmarks/grow.py [--rounds 5] [--width 768] [--gb 5] [--folder /tmp]
 
-A random llama-shaped model of 125M float32 parameters (at `--width` 768) is doubled in width by
-`clone`, and compared with a plain streaming read of the source and write of as many bytes as the
-grown model has (blocks of 4 MiB, fsync of file and folder). Both run in interleaved rounds, each in
-a process of its own that times itself, so imports are aside; so is the proof, which runs the models
-(the last line runs the whole command, with both). Memory is a process's peak less that of one that
-only imports what grow imports. With `--gb`, a model of that many gigabytes is grown once more.
+A random llama-shaped model of 12 layers (125M float32 parameters at `--width` 768) is doubled in
+width by `clone`, and compared with a plain streaming read of the source and write of as many bytes
+as the grown model has: blocks of 4 MiB, fsync of file and folder, nothing else. The kinds run in
+interleaved rounds, each in a process of its own that times itself, so imports are aside; so is the
+proof, which runs both models. The whole command, with imports and proof, is run once at the end.
+Memory is a process's peak less that of one that only imports what growing imports. `--gb` adds one
+round with a model of 2048 columns and so many gigabytes.
 """
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -18,19 +20,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 BLOCK = 4 << 20
 SYMBOLS = 26_000
-MEGABYTE = 1e6
+KINDS = ["clone", "clone --no-noise", "copy"]
+UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_maxrss
 
 
 def import_all() -> None:
-    """What grow imports, so that it counts neither as time nor as memory."""
+    """What growing imports, so that it counts neither as time nor as memory."""
     from xtool import registry
 
-    for folder, name in [("archs", "gpt"), ("surgery/operators", "clone")]:
+    importlib.import_module("xtool.surgery.grow")
+    for folder, name in [
+        ("archs", "gpt"),
+        ("layers/attention", "plain"),
+        ("surgery/operators", "clone"),
+    ]:
         registry.load(folder, name)
 
 
@@ -105,20 +114,20 @@ def copy(path: Path, out: Path, size: int) -> None:
 
 def child(what: str, *arguments: str) -> None:
     """Do one thing and print its seconds and this process's peak memory in bytes."""
-    work = {
+    kinds: dict[str, Callable[..., None]] = {
         "imports": lambda: None,
         "make": lambda path, width, layers: make(Path(path), int(width), int(layers)),
         "clone": lambda path, out: grow(Path(path), Path(out), True),
         "clone --no-noise": lambda path, out: grow(Path(path), Path(out), False),
         "copy": lambda path, out, size: copy(Path(path), Path(out), int(size)),
-    }[what]
+    }
     if what != "copy":
         import_all()
     began = time.perf_counter()
-    work(*arguments)
+    kinds[what](*arguments)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps([seconds, peak * (1 if sys.platform == "darwin" else 1024)]))
+    print(json.dumps([seconds, peak * UNIT]))
 
 
 def run(what: str, *arguments: object) -> tuple[float, float]:
@@ -129,39 +138,47 @@ def run(what: str, *arguments: object) -> tuple[float, float]:
     return seconds, peak
 
 
-def compare(path: Path, rounds: int, kinds: list[str]) -> None:
+def compare(path: Path, rounds: int) -> None:
     """Interleaved rounds on one source; prints a line for each kind."""
     out = path.with_name("out.st")
-    run("clone", path, out)
-    size = out.stat().st_size
-    out.unlink()
-    base = run("imports")[1]
-    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    base, size = run("imports")[1], 0
     for _ in range(rounds):
-        for kind in kinds:
+        for kind in KINDS:
             found[kind].append(run(kind, path, out, *([size] if kind == "copy" else [])))
+            size = out.stat().st_size
             out.unlink()
     floor = median(seconds for seconds, _ in found["copy"])
-    print(f"{path.stat().st_size / 1e9:.2f} GB to {size / 1e9:.2f} GB; imports {base / 1e6:.0f} MB")
-    for kind in kinds:
+    print(f"{path.stat().st_size / 1e9:.2f} GB to {size / 1e9:.2f} GB, {rounds} rounds")
+    for kind in KINDS:
         seconds = sorted(one for one, _ in found[kind])
         peak = max(peak for _, peak in found[kind])
-        beyond = "" if kind == "copy" else f", {(peak - base) / MEGABYTE:.0f} MB beyond imports"
+        beyond = "" if kind == "copy" else f", {(peak - base) / 1e6:.0f} MB beyond imports"
         print(
-            f"{kind}: median {median(seconds):.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f}), "
-            f"ratio {median(seconds) / floor:.2f}{beyond}",
+            f"  {kind}: median {median(seconds):.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f}), "
+            f"{median(seconds) / floor:.2f} of the copy{beyond}",
             flush=True,
         )
+
+
+def whole_command(path: Path, width: int) -> None:
+    """Run `xtool grow`, proof and all."""
+    command = [sys.executable, "-m", "xtool", "grow", str(path), "--method", "clone"]
+    began = time.perf_counter()
+    process = subprocess.Popen([*command, "--to", str(width), "-o", str(path.with_name("out.st"))])
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    peak = usage.ru_maxrss * UNIT / 1e6
+    print(f"whole command: exit {status}, {seconds:.1f} s, {peak:.0f} MB with imports", flush=True)
+    path.with_name("out.st").unlink()
 
 
 def main() -> None:
     """Make the models, compare, and run the whole command once."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each")
-    parser.add_argument(
-        "--width", type=int, default=768, help="d_model of the model with 12 layers"
-    )
-    parser.add_argument("--gb", type=float, default=0, help="also one of so many gigabytes")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each kind")
+    parser.add_argument("--width", type=int, default=768, help="d_model of the model of 12 layers")
+    parser.add_argument("--gb", type=float, help="also a model of so many gigabytes, one round")
     parser.add_argument("--folder", type=Path, help="where the temporary files go")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -171,7 +188,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         path = Path(folder) / "small.st"
         run("make", path, given.width, 12)
-        compare(path, given.rounds, ["copy", "clone", "clone --no-noise"])
+        compare(path, given.rounds)
+        whole_command(path, 2 * given.width)
+        if given.gb:
+            layers = round((given.gb * 1e9 / 4 - 2 * SYMBOLS * 2048) / (12 * 2048**2))
+            path.unlink()
+            run("make", path, 2048, layers)
+            compare(path, 1)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,16 @@ from conftest import Result, configuration, dials_of, grow_to, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xtool import registry
+from xtool import checkpoint, registry
 from xtool.archs import build, read_model
 from xtool.axes import layout
 from xtool.checkpoint import Reader
 from xtool.config import options, resolve
 from xtool.errors import CheckFailed, UsageError, XtoolError
-from xtool.layers.initial import initial
+from xtool.header import Header
+from xtool.layers.initial import draw, initial
 from xtool.layers.positions import table
+from xtool.seeds import derive
 from xtool.storage import Source
 from xtool.surgery import gather, proof
 from xtool.surgery.grow import plan, promise
@@ -125,6 +127,76 @@ def test_the_same_growth_gives_the_same_bytes(method: str, tmp_path: Path) -> No
     for name in ("b.st", "c.st"):
         grow_to(tmp_path / "a.st", tmp_path / name, method, **possible(method))
     assert (tmp_path / "b.st").read_bytes() == (tmp_path / "c.st").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("method", OPERATORS)
+def test_a_streamed_growth_is_to_the_byte_the_one_in_memory(
+    method: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(tmp_path / "a.st", dtype, bias="all")
+    changes = {"d_model": 32, "n_layers": 3}
+    monkeypatch.setattr(checkpoint, "BLOCK", 3000)
+    grow_to(tmp_path / "a.st", tmp_path / "b.st", method, **changes)
+    monkeypatch.undo()
+    dials = resolve(options("surgery/operators", "clone"), [])
+    with Source(tmp_path / "a.st") as source, Source(tmp_path / "b.st") as grown:
+        reader = Reader(source, layout(source.require_header().config))
+        made = plan(reader, changes, method, dials, 0)
+        shapes = {name: made.growth.new.shape(name) for name in made.names()}
+        whole = {name: made.rows(name, 0, shape[0]).to(dtype) for name, shape in shapes.items()}
+        checkpoint.save(tmp_path / "c.st", grown.require_header(), whole)
+    assert (tmp_path / "b.st").read_bytes() == (tmp_path / "c.st").read_bytes()
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_clone_is_plain_indexing_of_whole_tensors(factor: int, tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st")
+    grow_to(tmp_path / "a.st", tmp_path / "b.st", "clone", d_model=16 * factor)
+    old, new = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "b.st"))
+    name = "blocks.1.mlp.down.weight"
+    small, pairs = old[name], factor // 2
+    rows, columns = torch.arange(16 * factor) % 16, torch.arange(64 * factor) % 64
+    copy = torch.arange(64 * factor) // 64
+    drawn = draw(
+        (16 * factor, pairs, 64),
+        derive(0, "noise", name),
+        0,
+        16 * factor,
+        lambda values, generator: values.normal_(generator=generator),
+    )
+    sign = torch.where(copy % 2 == 0, 1.0, -1.0) * (copy < 2 * pairs)
+    noise = drawn[:, (copy // 2).clamp(max=pairs - 1), columns].double() * sign
+    level = float(small.square().mean()) ** 0.5 * 10**-0.5
+    wanted = small[rows][:, columns] / factor + noise * level / factor
+    assert torch.allclose(new[name], wanted, rtol=1e-14, atol=1e-15)
+
+
+MAPS: dict[str, Callable[[int], torch.Tensor]] = {
+    "whole copies": lambda size: torch.arange(size).repeat(3),
+    "repeats": lambda size: torch.arange(size).repeat_interleave(3),
+    "a prefix": lambda size: gather.prefix(size, size + 9),
+    "a gap": lambda size: torch.cat([torch.tensor([-1, -1]), torch.arange(size)]),
+    "no order": lambda size: torch.arange(3 * size) * 5 % (size + 1) - 1,
+}
+
+
+@pytest.mark.parametrize("across", MAPS)
+@pytest.mark.parametrize("down", MAPS)
+def test_gathered_rows_are_indexed_ones_and_zero_where_there_are_none(
+    down: str, across: str, tmp_path: Path
+) -> None:
+    old = torch.randn(40, 50)
+    checkpoint.save(tmp_path / "a.st", Header(kind="data", config={}), {"x": old})
+    places = [MAPS[down](40), MAPS[across](50)]
+    wanted = old[places[0]][:, places[1]]
+    wanted[places[0] < 0] = 0
+    wanted[:, places[1] < 0] = 0
+    with Source(tmp_path / "a.st") as source:
+        for start in range(0, len(wanted), 17):
+            stop = min(start + 31, len(wanted))
+            found = gather.gather(Reader(source), "x", places, start, stop, torch.float32)
+            assert torch.equal(found, wanted[start:stop])
 
 
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])

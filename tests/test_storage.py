@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from xtool import atomic, storage
-from xtool.checkpoint import Reader, load, save
+from xtool.checkpoint import Reader, load, save, save_streamed
 from xtool.errors import CheckFailed, XtoolError
 from xtool.header import Header
 from xtool.storage import Source, Spec
@@ -250,6 +251,51 @@ def test_a_write_that_fails_at_any_call_leaves_the_old_file(
     if count >= failing and found != before:
         load(path)  # the rename was done; only the folder's fsync failed
     assert os.listdir(tmp_path) == ["a.st"]
+
+
+def test_an_error_in_making_a_block_comes_through_and_leaves_nothing(tmp_path: Path) -> None:
+    def rows(name: str, start: int, stop: int) -> torch.Tensor:
+        if name == "d":
+            raise XtoolError("no such rows")
+        return torch.ones(stop - start)
+
+    threads = threading.active_count()
+    with pytest.raises(XtoolError, match="no such rows"):
+        save_streamed(tmp_path / "a.st", HEADER, [Spec(n, "F32", (9,)) for n in "abcdef"], rows)
+    assert os.listdir(tmp_path) == []
+    assert threading.active_count() == threads
+
+
+def test_the_disks_error_is_not_lost_when_only_an_early_fsync_tells_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fsync(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(storage, "FLUSH", 1)
+    with pytest.raises(XtoolError, match="input/output error"):
+        save(tmp_path / "a.st", HEADER, {"a": torch.ones(3), "b": torch.ones(3)})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+def test_infinities_that_cancel_are_refused_and_sums_that_overflow_are_not(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    largest = torch.finfo(dtype).max
+    save(tmp_path / "a.st", HEADER, {"x": torch.full((40,), largest, dtype=dtype)})
+    load(tmp_path / "a.st")
+    with pytest.raises(XtoolError, match="has 2 values that are NaN or infinite"):
+        save(
+            tmp_path / "b.st",
+            HEADER,
+            {"x": torch.tensor([1.0, float("inf"), -float("inf")], dtype=dtype)},
+        )
 
 
 @pytest.mark.parametrize("is_new", [True, False])
