@@ -25,6 +25,7 @@ from xtool.rows import Row, row
 from xtool.seeds import derive
 from xtool.storage import Source
 from xtool.surgery.grow import grow, plan, promise
+from xtool.surgery.operators import Fitted
 from xtool.training.loop import train
 from xtool.training.setup import set_up
 
@@ -102,6 +103,9 @@ def contestants(
         reader = model_reader(source)
         plan(reader, changes, FRESH, dials[FRESH], seed)
         for method in registry.names("surgery/operators"):
+            if isinstance(registry.load("surgery/operators", method), Fitted):
+                refused[method] = "it is fitted first, at a cost that the others do not have"
+                continue
             try:
                 plan(reader, changes, method, dials[method], seed)
                 able.append(method)
