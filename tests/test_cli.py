@@ -434,12 +434,10 @@ def commands_of(text: str) -> list[str]:
     return [line[2:] for line in lines if line.startswith("$ ")]
 
 
-def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
+def test_the_first_commands_of_the_readme_run(tmp_path: Path) -> None:
     commands = commands_of((ROOT / "README.md").read_text())
-    assert len(commands) >= 8
-    script = "\n".join(commands)
-    race = {"XTOOL_RACE_STEPS": "2", "XTOOL_RACE_SEEDS": "2"}
-    done = shell(script, tmp_path, XTOOL_MAX_FLOPS="2e9", XTOOL_THREADS="1", **race)
+    script = "\n".join(commands[:8])  # the pipeline and a comparison; the slow test runs all
+    done = shell(script, tmp_path, XTOOL_MAX_FLOPS="2e9", XTOOL_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("*.png"))
 

@@ -135,11 +135,11 @@ def test_a_streamed_growth_is_to_the_byte_the_one_in_memory(
     method: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_model(tmp_path / "a.st", dtype, bias="all")
-    changes = {"d_model": 32, "n_layers": 3}
+    changes = possible(method)
     monkeypatch.setattr(checkpoint, "BLOCK", 3000)
     grow_to(tmp_path / "a.st", tmp_path / "b.st", method, **changes)
     monkeypatch.undo()
-    dials = resolve(options("surgery/operators", "clone"), [])
+    dials = dials_of(method, tmp_path)
     with Source(tmp_path / "a.st") as source, Source(tmp_path / "b.st") as grown:
         reader = Reader(source, layout(source.require_header().config))
         made = plan(reader, changes, method, dials, 0)
