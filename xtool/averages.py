@@ -127,7 +127,7 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
         pairs = [one["value"] - base[*place, value]["value"] for value, one in found.items()]
         mean, first = estimate(pairs), next(iter(found.values()))
         numbers = {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
-        kept = {c: first[c] for c in ("arch", "task", "split", "device")}
+        kept = {c: first.get(c) for c in ("arch", "task", "data", "split", "device")}
         metric = f"{first['metric']}_difference"
         made = row(label=name, metric=metric, **kept, **numbers)
         out.append(made | {"against": label, "p_value": p_value(pairs)})

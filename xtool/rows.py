@@ -103,7 +103,8 @@ def render(rows: Sequence[Row], form: str, columns: Sequence[str] | None = None)
         return to_csv(rows)
     if columns is None:
         free = [n for n in columns_of(rows)[len(COLUMNS) :] if n not in (*TABLE, "data")]
-        differ = [n for n in ("seed", "replica", "data") if len({one.get(n) for one in rows}) > 1]
+        told = {n: {one.get(n) for one in rows} - {None} for n in ("seed", "replica", "data")}
+        differ = [name for name, values in told.items() if len(values) > 1]
         shown = [TABLE[0], *differ, *TABLE[1:], *free]
         some = [name for name in shown if any(one.get(name) is not None for one in rows)]
         columns = [n for n in some if not n.startswith("lineage_") or n in TABLE]
