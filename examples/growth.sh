@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The growth experiment: at each width a model from scratch, models grown from a trained one of half the
-# width, and controls grown from an untrained one, which show what a construction alone is worth.
+# The growth experiment: at each width a model from scratch, models grown from a trained one of a
+# part of the width (half), and controls grown from an untrained one, which show what a construction alone is worth.
 #   examples/growth.sh [OUT]           widths 48, 96, 192, ten seeds: some hours on two cores
 #   examples/growth.sh --full [OUT]    widths 384 and 768 too
 #   examples/growth.sh --fast [OUT]    one width, two seeds, little data: a minute
-# Started again on the same OUT it goes on where it stopped. WIDTHS, SEEDS, KINDS, CONTROLS, BATCH, LR,
-# BEFORE, AFTER, NETWORK, DATA and JOBS change what is run.
+# Started again on the same OUT it goes on where it stopped. WIDTHS, SEEDS, KINDS, CONTROLS, RATIO (of the
+# widths), BATCH, LR, BEFORE, AFTER (epochs), NETWORK, DATA and JOBS change what is run.
 set -euo pipefail
 mode=${1:-}
 case $mode in --fast | --full) shift ;; *) mode= ;; esac
@@ -13,7 +13,7 @@ mkdir -p "${1:-growth}" && cd "${1:-growth}"
 
 widths=${WIDTHS:-48 96 192} seeds=${SEEDS:-0 1 2 3 4 5 6 7 8 9}
 kinds=${KINDS:-pad clone identity identity-qkv double random} controls=${CONTROLS:-pad identity-qkv}
-batch=${BATCH:-16} lr=${LR:-1e-4} before=${BEFORE:-5} after=${AFTER:-5} jobs=${JOBS:-2}
+ratio=${RATIO:-2} batch=${BATCH:-16} lr=${LR:-1e-4} before=${BEFORE:-5} after=${AFTER:-5} jobs=${JOBS:-2}
 network=${NETWORK:---preset counting} data=${DATA:-}
 if [ "$mode" = --full ]; then widths="$widths 384 768"; fi
 if [ "$mode" = --fast ]; then
@@ -30,8 +30,8 @@ train() { xtool train data.st --batch-size "$batch" --lr "$lr" --seed "$seed" --
 one_seed() {
     local width=$1 seed=$2 run=$1-$2 budget
     [ ! -e "done-$run" ] || return 0
-    train "${network[@]}" --d-model $((width / 2)) --epochs "$before" --label small -o "small-$run.st"
-    train "${network[@]}" --d-model $((width / 2)) --steps 0 --label untrained -o "untrained-$run.st"
+    train "${network[@]}" --d-model $((width / ratio)) --epochs "$before" --label small -o "small-$run.st"
+    train "${network[@]}" --d-model $((width / ratio)) --steps 0 --label untrained -o "untrained-$run.st"
     train "${network[@]}" --d-model "$width" --epochs $((before + after)) --label scratch -o "scratch-$run.st"
     budget=$(xtool evaluate "scratch-$run.st" --where metric=loss --format jsonl | grep -o '"lineage_flops": [0-9]*' | cut -d' ' -f2)
     for kind in $kinds; do go_on "small-$run.st" "$kind" "$kind" "grown-$kind-$run"; done
