@@ -1,66 +1,126 @@
 #!/usr/bin/env bash
-# The growth experiment: at each width a model from scratch, models grown from a trained one of a
-# part of the width (half), and controls grown from an untrained one, which show what a construction alone is worth.
+# The growth experiment: is a model that grew better than one of its size from scratch, and why?
+#
 #   examples/growth.sh [OUT]           widths 48, 96, 192, ten seeds: some hours on two cores
 #   examples/growth.sh --full [OUT]    widths 384 and 768 too
 #   examples/growth.sh --fast [OUT]    one width, two seeds, little data: a minute
-# Started again on the same OUT it goes on where it stopped. WIDTHS, SEEDS, KINDS, CONTROLS, RATIO (of the
-# widths), BATCH, LR, BEFORE, AFTER (epochs), NETWORK, DATA and JOBS change what is run.
+#
+# At each width: a model from scratch, models grown by each KIND from a trained one of half the width,
+# and controls grown from an UNTRAINED one, which show what a construction alone is worth. Then at one
+# width (AT): other ratios of the widths, other splits of the ten epochs, other batch sizes.
+# Every run is REPLICAS models with seeds of their own, trained as one batch; every grown model trains
+# until its lineage has cost what the model from scratch cost, so its journal also holds the row of
+# equal epochs. Started again on the same OUT it goes on with the runs that are not there yet.
 set -euo pipefail
 mode=${1:-}
 case $mode in --fast | --full) shift ;; *) mode= ;; esac
 mkdir -p "${1:-growth}" && cd "${1:-growth}"
 
-widths=${WIDTHS:-48 96 192} seeds=${SEEDS:-0 1 2 3 4 5 6 7 8 9}
-kinds=${KINDS:-pad clone identity identity-qkv double random} controls=${CONTROLS:-pad identity-qkv}
-ratio=${RATIO:-2} batch=${BATCH:-16} lr=${LR:-1e-4} before=${BEFORE:-5} after=${AFTER:-5} jobs=${JOBS:-2}
-network=${NETWORK:---preset counting} data=${DATA:-}
+widths=${WIDTHS-48 96 192} at=${AT-96} replicas=${REPLICAS:-10} lr=${LR:-1e-4} jobs=${JOBS:-2}
+kinds=${KINDS:-pad clone split identity identity-qkv double spectral random} some=${SOME:-pad identity-qkv}
+ratios=${RATIOS-3 4} splits=${SPLITS-1 3 7 9} batches=${BATCHES-64 128} epochs=10
+network=(--preset counting) data=()
 if [ "$mode" = --full ]; then widths="$widths 384 768"; fi
 if [ "$mode" = --fast ]; then
-    widths=16 seeds="0 1" kinds="pad random" controls=pad before=1 after=1
-    network="--n-heads 1" data="--train-size 300 --dev-size 50 --test-size 50"
+    widths=16 at=16 replicas=2 kinds="pad random" some=pad ratios=4 splits=1 batches=64 epochs=2
+    network=(--n-heads 1) data=(--train-size 300 --dev-size 50 --test-size 50)
 fi
-read -ra network <<< "$network"
-read -ra data <<< "$data"
-[ -e data.st ] || xtool prepare counting "${data[@]}" -o data.st
+half=$((epochs / 2))
+[ -e data.st ] || xtool prepare counting "${data[@]}" -o data.st > /dev/null
 
-train() { xtool train data.st --batch-size "$batch" --lr "$lr" --seed "$seed" --threads 1 --quiet --force "$@"; }
+# job NAME ...: runs the rest beside the others, unless NAME.st is there already.
+job() {
+    [ ! -e "$1.st" ] || return 0
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+    "${@:2}" > /dev/null &
+}
+train() { xtool train data.st --lr "$lr" --threads 1 --quiet --force "$@"; }
+flops() { xtool evaluate "$1.rows.jsonl" --where metric=train_seconds --format jsonl | grep -om1 '"lineage_flops": [0-9]*' | cut -d' ' -f2; }
 
-# Every grown model trains until its lineage has cost as many FLOPs as the model from scratch.
-one_seed() {
-    local width=$1 seed=$2 run=$1-$2 budget
-    [ ! -e "done-$run" ] || return 0
-    train "${network[@]}" --d-model $((width / ratio)) --epochs "$before" --label small -o "small-$run.st"
-    train "${network[@]}" --d-model $((width / ratio)) --steps 0 --label untrained -o "untrained-$run.st"
-    train "${network[@]}" --d-model "$width" --epochs $((before + after)) --label scratch -o "scratch-$run.st"
-    budget=$(xtool evaluate "scratch-$run.st" --where metric=loss --format jsonl | grep -o '"lineage_flops": [0-9]*' | cut -d' ' -f2)
-    for kind in $kinds; do go_on "small-$run.st" "$kind" "$kind" "grown-$kind-$run"; done
-    for kind in $controls; do go_on "untrained-$run.st" "$kind" "untrained $kind" "control-$kind-$run"; done
-    touch "done-$run"
+# fresh NAME LABEL WIDTH EPOCHS BATCH
+fresh() { job "$1" train "${network[@]}" --replicas "$replicas" --d-model "$3" --epochs "$4" --batch-size "$5" --label "$2" -o "$1.st"; }
+# grown NAME LABEL SMALL KIND WIDTH SCRATCH: as much training as SCRATCH had in all, the small model's included
+grown() { job "$1" grow_and_train "$@"; }
+grow_and_train() {
+    xtool grow "$3.st" --to "$5" --method "$4" --quiet --force -o "start-$1.st"
+    train --from "start-$1.st" --epochs $((2 * epochs)) --max-flops "$(flops "$6")" --label "$2" -o "$1.st"
+    rm "start-$1.st"
 }
 
-go_on() {
-    xtool grow "$1" --to "$width" --method "$2" --seed "$seed" --quiet --force -o "start-$4.st"
-    train --from "start-$4.st" --epochs $((2 * (before + after))) --max-flops "$budget" --label "$3" -o "$4.st"
-    rm "start-$4.st"
-}
+# The widest first, so that no long run is left alone at the end.
+for width in $(tac -s ' ' <<< "$widths "); do
+    fresh "scratch-$width" scratch "$width" $epochs 16
+    fresh "small-$width" small $((width / 2)) $half 16
+    fresh "untrained-$width" untrained $((width / 2)) 0 16
+done
+for ratio in $ratios; do
+    fresh "small-$at-ratio$ratio" small $((at / ratio)) $half 16
+    fresh "untrained-$at-ratio$ratio" untrained $((at / ratio)) 0 16
+done
+for before in $splits; do fresh "small-$at-split$before" small $((at / 2)) "$before" 16; done
+for batch in $batches; do
+    fresh "scratch-$at-batch$batch" scratch "$at" $epochs "$batch"
+    fresh "small-$at-batch$batch" small $((at / 2)) $half "$batch"
+    fresh "untrained-$at-batch$batch" untrained $((at / 2)) 0 "$batch"
+done
+wait
 
-for width in $widths; do
-    for seed in $seeds; do
-        while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
-        one_seed "$width" "$seed" > /dev/null &
+for width in $(tac -s ' ' <<< "$widths "); do
+    for kind in $kinds; do grown "grown-$width-$kind" "$kind" "small-$width" "$kind" "$width" "scratch-$width"; done
+    for kind in $some; do grown "control-$width-$kind" "untrained $kind" "untrained-$width" "$kind" "$width" "scratch-$width"; done
+done
+for kind in $some; do
+    for ratio in $ratios; do
+        grown "grown-$at-ratio$ratio-$kind" "$kind, ratio $ratio" "small-$at-ratio$ratio" "$kind" "$at" "scratch-$at"
+        grown "control-$at-ratio$ratio-$kind" "untrained $kind, ratio $ratio" "untrained-$at-ratio$ratio" "$kind" "$at" "scratch-$at"
+    done
+    for before in $splits; do
+        grown "grown-$at-split$before-$kind" "$kind, $before+$((epochs - before))" "small-$at-split$before" "$kind" "$at" "scratch-$at"
+    done
+    for batch in $batches; do
+        grown "grown-$at-batch$batch-$kind" "$kind" "small-$at-batch$batch" "$kind" "$at" "scratch-$at-batch$batch"
+        grown "control-$at-batch$batch-$kind" "untrained $kind" "untrained-$at-batch$batch" "$kind" "$at" "scratch-$at-batch$batch"
     done
 done
 wait
 
-accuracy() { xtool evaluate "$@" --where metric=accuracy --where split=dev --over seed --format markdown; }
-for width in $widths; do
-    printf '\nd_model %s, %s epochs in all\n\n' "$width" $((before + after))
-    accuracy {grown-*,scratch}-"$width"-*.rows.jsonl --where lineage_epoch=$((before + after))
-    printf '\nd_model %s, %s epochs since growth\n\n' "$width" "$after"
-    accuracy {grown,control}-*-"$width"-*.rows.jsonl --where epoch="$after"
-    printf '\nd_model %s, equal training FLOPs, against scratch\n\n' "$width"
-    accuracy {small,grown-*,control-*,scratch}-"$width"-*.st --against scratch
-    xtool plot {small,grown-*,scratch}-"$width"-*.rows.jsonl --kind curves --x lineage_flops \
-        --where split=dev --title "d_model $width" --force -o "curves-$width.png" > /dev/null
-done | tee table.md
+dev=(--where metric=accuracy --where split=dev --over seed)
+# tables TITLE ROWS...: at equal epochs and at equal epochs since growth from the journals, and at equal FLOPs
+tables() {
+    local title=$1 models=("${@:2}") name
+    for name in epochs flops; do rm -f "$title-$name.jsonl"; done
+    printf '\n## %s\n\n%s epochs in all, the small model'"'"'s included\n\n' "$title" $epochs
+    xtool evaluate "${models[@]/%/.rows.jsonl}" "${dev[@]}" --where lineage_epoch=$epochs --against scratch --format jsonl > "$title-epochs.jsonl"
+    xtool evaluate "$title-epochs.jsonl" --format markdown
+    printf '\nequal training FLOPs, the small model'"'"'s included\n\n'
+    xtool evaluate "${models[@]/%/.st}" "${dev[@]}" --against scratch --format jsonl > "$title-flops.jsonl"
+    xtool evaluate "$title-flops.jsonl" --format markdown
+    for name in epochs flops; do
+        xtool plot "$title-$name.jsonl" --kind bars --y accuracy_difference --title "$title: against scratch, equal $name" --force -o "$title-$name.png" > /dev/null
+    done
+    for name in epoch flops; do
+        xtool plot "${models[@]/%/.rows.jsonl}" --kind curves --x "lineage_$name" --where split=dev --title "$title" --force -o "$title-by-$name.png" > /dev/null
+        xtool plot "${models[@]/%/.rows.jsonl}" --kind curves --x "lineage_$name" --where split=train --y loss --title "$title" --force -o "$title-loss-by-$name.png" > /dev/null
+    done
+}
+# since TITLE ROWS...: equal epochs since growth, against the control
+since() {
+    printf '\n%s epochs since growth, against the same construction on an untrained small model\n\n' $half
+    for kind in $some; do
+        xtool evaluate {grown,control}-"$1-$kind".rows.jsonl "${dev[@]}" --where epoch=$half --against "untrained $kind${2:-}" --format markdown
+    done
+}
+names() { ls "$@" 2> /dev/null | sed 's/\.st$//'; }
+{
+    for width in $widths; do
+        tables "width-$width" $(names {grown,control}-"$width"-[a-z]*.st | grep -v -e ratio -e split[0-9] -e batch) "scratch-$width"
+        since "$width"
+    done
+    tables ratio $(names {grown,control}-"$at"-ratio*.st) $(for kind in $some; do names {grown,control}-"$at-$kind".st; done) "scratch-$at"
+    for ratio in $ratios; do since "$at-ratio$ratio" ", ratio $ratio"; done
+    tables split $(names grown-"$at"-split*.st) $(for kind in $some; do names grown-"$at-$kind".st; done) "scratch-$at"
+    for batch in $batches; do
+        tables "batch-$batch" $(names {grown,control}-"$at-batch$batch"-*.st) "scratch-$at-batch$batch"
+        since "$at-batch$batch"
+    done
+} | tee tables.md

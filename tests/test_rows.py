@@ -67,7 +67,17 @@ def test_seeds_are_averaged_with_a_t_interval_that_stays_a_fraction() -> None:
     assert mean["value"] == pytest.approx(0.95)
     assert mean["low"] == pytest.approx(0.95 - 4.30265 * 0.05 / 3**0.5, abs=1e-4)
     assert mean["high"] == 1.0
+    assert mean["sd"] == pytest.approx(0.05)
     assert (mean["n"], mean["flops"], mean["seed"]) == (3, 10, None)
+
+
+@pytest.mark.parametrize("over", ["seed", "replica"])
+def test_replicas_of_one_file_are_averaged_as_seeds(over: str) -> None:
+    many = [run("m", 5 + r, v) | {"replica": r, "digest": "d"} for r, v in enumerate([0.2, 0.4])]
+    (mean,) = averages.average(many, over)
+    assert (mean["n"], mean["value"]) == (2, pytest.approx(0.3))
+    with pytest.raises(UsageError, match="twice"):
+        averages.average([*many, many[0]], over)
 
 
 def test_a_pivot_shows_differences_from_the_first_column() -> None:

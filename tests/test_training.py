@@ -379,8 +379,8 @@ def test_each_epoch_has_its_own_order_of_every_example(
     seen: list[list[int]] = []
     batch = loop._Loop._batch
 
-    def note(self: Any, step: int) -> torch.Tensor:
-        found = batch(self, step)
+    def note(self: Any, step: int, seed: int) -> torch.Tensor:
+        found = batch(self, step, seed)
         seen.append(found.tolist())
         return found
 

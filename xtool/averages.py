@@ -1,6 +1,7 @@
 """Averages of rows: over seeds, with an interval, and results tables."""
 
 from collections.abc import Iterable, Sequence
+from statistics import stdev
 from typing import Any
 
 from xtool.errors import UsageError, unknown
@@ -52,14 +53,15 @@ def _estimate(rows: list[Row]) -> Estimate:
     return Estimate(float(one["value"]), one.get("low"), one.get("high"), 1)
 
 
+REPEATED = ("seed", "replica")
 MEASURED = ("value", "low", "high", "n", "params", "flops", "lineage_flops", "seconds")
 
 
 def average(rows: Sequence[Row], over: str) -> list[Row]:
     """One row in place of those that differ only by `over`, such as `seed`.
 
-    The interval is a t interval over the averaged rows and `n` their number; costs are averaged
-    too.
+    The interval is a t interval over the averaged rows, `sd` their standard deviation and `n`
+    their number; costs are averaged too. A replica counts as the seed that it has.
 
     Raises:
         UsageError: an unknown column, one that does not tell repetitions apart, or rows of which no
@@ -70,7 +72,8 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
         raise UsageError(
             f"rows of different `{over}` are not repetitions", "average over `seed` or `replica`"
         )
-    dropped = {over, "digest", "p_value", *MEASURED, "lineage_seconds"}
+    repeated = REPEATED if over in REPEATED else (over,)
+    dropped = {*repeated, "digest", "p_value", *MEASURED, "lineage_seconds"}
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for one in rows:
         key = tuple((name, value) for name, value in one.items() if name not in dropped)
@@ -84,13 +87,14 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
         if len(found) == 1:
             out.append(found[0])
             continue
-        digests = [one["digest"] for one in found if one.get("digest")]
-        if len(set(digests)) < len(digests):
+        models = [(one["digest"], one.get("replica")) for one in found if one.get("digest")]
+        if len(set(models)) < len(models):
             raise UsageError("the same model is there twice", "name each once")
         mean = _estimate(found)
         made = row(**dict(key)) | {"value": mean.value, "low": mean.low, "high": mean.high}
         costs = ("params", "flops", "lineage_flops", "seconds", "lineage_seconds")
-        out.append(made | {"n": len(found)} | {name: _mean(found, name) for name in costs})
+        spread = {"n": len(found), "sd": stdev(float(one["value"]) for one in found)}
+        out.append(made | spread | {name: _mean(found, name) for name in costs})
     return out
 
 
@@ -127,6 +131,7 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
         pairs = [one["value"] - base[*place, value]["value"] for value, one in found.items()]
         mean, first = estimate(pairs), next(iter(found.values()))
         numbers = {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
+        numbers["sd"] = stdev(pairs) if len(pairs) > 1 else None
         kept = {c: first.get(c) for c in ("arch", "task", "data", "split", "device")}
         metric = f"{first['metric']}_difference"
         made = row(label=name, metric=metric, **kept, **numbers)

@@ -41,6 +41,8 @@ SIZES = {
     "vocab_size": "symbols, and the outputs where these are the symbols",
 }
 ATTENTION = "blocks.{layer}.attention."
+# The leading axis of a file that holds several models; no operator touches it.
+REPLICAS = "replicas"
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,11 @@ class Layout:
         there = {str(f) for f in named - {*DATA} if not isinstance(f, int) and self.config.get(f)}
         return tuple(sorted(there, key=lambda factor: (factor != RESIDUAL, factor)))
 
+    @cached_property
+    def replicas(self) -> int:
+        """How many independent models share a file; more than one stand on a leading axis."""
+        return int(self.config.get(REPLICAS, 1))
+
     def axes(self, name: str) -> tuple[Axis, ...]:
         """The axes of a tensor.
 
@@ -168,6 +175,13 @@ class Layout:
             XtoolError: they differ; the message names the axis and both numbers.
         """
         axes = self.axes(name)
+        if self.replicas > 1:
+            if not shape or shape[0] != self.replicas:
+                raise XtoolError(
+                    f"{where}: tensor `{name}` has shape {list(shape)}, its first axis must be "
+                    f"`{REPLICAS}`, {self.replicas}"
+                )
+            shape = shape[1:]
         if len(axes) != len(shape):
             raise XtoolError(
                 f"{where}: tensor `{name}` has {len(shape)} axes, its table says {len(axes)} "
@@ -195,9 +209,9 @@ def _product(sizes: Sequence[int]) -> int:
     return out
 
 
-def explain(axes: Sequence[Axis]) -> str:
+def explain(axes: Sequence[Axis], replicas: int = 1) -> str:
     """Axes as `inspect` prints them."""
-    return " x ".join(str(axis) for axis in axes)
+    return " x ".join([REPLICAS] * (replicas > 1) + [str(axis) for axis in axes])
 
 
 def holds(condition: str, config: Mapping[str, Any]) -> bool:

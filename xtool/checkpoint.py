@@ -5,13 +5,15 @@ blocks of rows, so surgery needs the memory of one block, whatever the size of t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from xtool.axes import Layout, layout
+from xtool.axes import REPLICAS, Layout, layout
 from xtool.config import check_model
 from xtool.errors import XtoolError
 from xtool.header import Header
@@ -42,15 +44,23 @@ class Reader:
         source: an open file of ours.
         ours: its axes, against which every shape is checked; None for data.
         part: only tensors whose names begin so, `model/` in a resume file; it is left off them.
+        replica: of a file with several models, the one to read as if it were alone.
 
     Raises:
         XtoolError: a shape contradicts the configuration.
     """
 
-    def __init__(self, source: Source, ours: Layout | None = None, part: str = "") -> None:
+    def __init__(
+        self,
+        source: Source,
+        ours: Layout | None = None,
+        part: str = "",
+        replica: int | None = None,
+    ) -> None:
         self.source = source
         self.layout = ours
         self.part = part
+        self.replica = replica
         self._entries = {
             name.removeprefix(part): entry
             for name, entry in source.entries.items()
@@ -59,6 +69,9 @@ class Reader:
         if ours is not None:
             for name, entry in self._entries.items():
                 ours.check(name, entry.shape, str(source.path))
+        if ours is not None and ours.replicas > 1 and replica is not None:
+            self.layout = layout({k: v for k, v in ours.config.items() if k != REPLICAS})
+            self._entries = {n: _part(entry, replica) for n, entry in self._entries.items()}
 
     @property
     def names(self) -> list[str]:
@@ -114,6 +127,13 @@ class Reader:
         return tensor
 
 
+def _part(entry: Entry, replica: int) -> Entry:
+    """Where one model's values of a tensor stand."""
+    size = (entry.stop - entry.start) // entry.shape[0]
+    start = entry.start + replica * size
+    return replace(entry, shape=entry.shape[1:], start=start, stop=start + size)
+
+
 def require_finite(tensor: Tensor, name: str, where: str) -> None:
     """Raise XtoolError when a tensor holds a NaN or an infinity."""
     # A sum is quick and hides no NaN or infinity; since it may overflow, it alone condemns nothing.
@@ -126,16 +146,20 @@ def require_finite(tensor: Tensor, name: str, where: str) -> None:
         )
 
 
-def model_reader(source: Source, verify: bool = True, kind: str = "model") -> Reader:
+def model_reader(
+    source: Source, verify: bool = True, kind: str = "model", replica: int | None = None
+) -> Reader:
     """A reader of a model whose shapes, and unless told otherwise digest, are checked.
 
     Args:
         source: an open file.
         verify: whether to check its digest.
         kind: `model`, or `resume` for the model inside a training state.
+        replica: which model, where the file holds several.
 
     Raises:
-        XtoolError: not of this kind, or its shapes contradict its configuration.
+        XtoolError: not of this kind, of several models with none chosen, or its shapes contradict
+            its configuration.
         CheckFailed: the digest does not match.
     """
     header = source.require_header(kind)
@@ -144,7 +168,14 @@ def model_reader(source: Source, verify: bool = True, kind: str = "model") -> Re
     where = str(source.path)
     check_model(header.config, where)
     ours = layout(header.config)
-    reader = Reader(source, ours, "model/" if kind == "resume" else "")
+    if ours.replicas > 1 and replica is None:
+        raise XtoolError(
+            f"{where}: holds {ours.replicas} replicas, this needs one model",
+            f"take one out: `xtool slice {where} --replica 0`",
+        )
+    if not 0 <= (replica or 0) < ours.replicas:
+        raise XtoolError(f"{where}: has no replica {replica}, it holds {ours.replicas}, from 0")
+    reader = Reader(source, ours, "model/" if kind == "resume" else "", replica)
     if len({reader.dtype(name) for name in reader.names}) != 1:
         raise XtoolError(f"{where}: a model's tensors must all be of one type")
     if not reader.dtype(reader.names[0]).is_floating_point:
@@ -196,7 +227,7 @@ def save_streamed(
     path: Path,
     header: Header,
     specs: Sequence[Spec],
-    rows: Rows,
+    *models: Rows,
     prove: Callable[[Path], None] | None = None,
 ) -> str:
     """Write tensors a block of rows at a time; returns the digest.
@@ -204,8 +235,8 @@ def save_streamed(
     Args:
         path: the output.
         header: what it says about itself.
-        specs: the tensors.
-        rows: gives rows [start, stop) of a tensor.
+        specs: the tensors of one model.
+        models: give rows [start, stop) of a tensor; several stand on a leading axis.
         prove: see `storage.write`.
 
     Raises:
@@ -213,12 +244,15 @@ def save_streamed(
     """
 
     def blocks(spec: Spec) -> Iterator[memoryview]:
-        for start, stop in row_blocks(spec):
+        for rows, (start, stop) in product(models, row_blocks(parts[spec.name])):
             block = rows(spec.name, start, stop).to(TORCH[spec.dtype]).contiguous()
             require_finite(block, spec.name, str(path))
             if block.numel():
                 yield block.reshape(-1).view(torch.uint8).numpy().data
 
+    parts = {spec.name: spec for spec in specs}
+    if len(models) > 1:
+        specs = [replace(spec, shape=(len(models), *spec.shape)) for spec in specs]
     return write(path, header, specs, blocks, prove)
 
 

@@ -130,7 +130,7 @@ def model_options(arch: str, attention: str | None = None) -> list[Option]:
 
 # What a model's configuration holds beside its dials.
 SHAPE = ("vocab_size", "context", "n_outputs")
-OTHER = ("arch", "sources")
+OTHER = ("arch", "sources", "replicas")
 
 
 def check_model(config: Mapping[str, Value], where: str) -> None:
@@ -157,6 +157,9 @@ def check_model(config: Mapping[str, Value], where: str) -> None:
                 raise UsageError(f"`{name}` has no value")
     except UsageError as error:
         raise XtoolError(f"{where}: the header's configuration: {error.message}") from error
+    replicas = config.get("replicas", 2)
+    if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 2:
+        raise XtoolError(f"{where}: the header's `replicas` is {replicas!r}, it must be above 1")
     if not all(config[name] and 1 <= config[name] <= 1 << 31 for name in SHAPE):
         raise XtoolError(f"{where}: the header's sizes {[config[name] for name in SHAPE]}")
     sources = config.get("sources", {})

@@ -39,7 +39,7 @@ class Position(TypedDict):
     step: Count
     best: float | None
     reached: bool
-    loss_sum: float
+    loss_sums: list[float]
     loss_count: Count
     rows: Count
 

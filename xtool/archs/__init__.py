@@ -9,7 +9,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from xtool import registry
-from xtool.axes import Layout, layout
+from xtool.axes import Layout
 from xtool.checkpoint import Reader, model_reader
 from xtool.config import SHAPE
 from xtool.errors import UsageError, XtoolError
@@ -130,17 +130,21 @@ def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def read_model(path: Path) -> tuple[Header, Layout, nn.Module]:
+def read_model(path: Path, replica: int | None = None) -> tuple[Header, Layout, nn.Module]:
     """A model file in memory, in the precision it is stored in, checked and ready to run.
+
+    Args:
+        path: the file.
+        replica: which model, where the file holds several.
 
     Raises:
         XtoolError: unreadable, not a model, or not what its configuration says.
         CheckFailed: the digest does not match.
     """
     with Source(path) as source:
-        reader = model_reader(source)
-        header = source.require_header("model")
-        ours = layout(header.config)
+        reader = model_reader(source, replica=replica)
+        header, ours = source.require_header("model"), reader.layout
+        assert ours is not None
         with torch.device("meta"):
             require_names(build(header.config), ours, reader)
         model = build(header.config).to(reader.dtype(reader.names[0]))

@@ -1,5 +1,7 @@
 """The progress of a training run on standard error: a bar on a terminal, a line an evaluation."""
 
+from statistics import mean
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -56,13 +58,14 @@ class ProgressBar:
 
     def evaluated(self, rows: list[Row]) -> None:
         """A line with the dev metrics."""
-        dev = "  ".join(
-            f"{r['metric'].replace('_', ' ')} {short(r['value'])}"
-            for r in rows
-            if r["split"] == "dev" and r["metric"] not in BASELINES
-        )
+        values: dict[str, list[float]] = {}
+        for one in rows:
+            if one["split"] == "dev" and one["metric"] not in BASELINES:
+                values.setdefault(one["metric"].replace("_", " "), []).append(one["value"])
+        dev = "  ".join(f"{name} {short(mean(every))}" for name, every in values.items())
         at = rows[0]
-        text = f"step {at['step']:>6}  epoch {at['epoch']:g}  dev {dev}"
+        of = "" if at.get("replica") is None else ", mean of the replicas,"
+        text = f"step {at['step']:>6}  epoch {at['epoch']:g}  dev{of} {dev}"
         if self._bar.disable:
             self.notes.say(text)
         else:

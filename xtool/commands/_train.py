@@ -49,8 +49,8 @@ class Asked:
         return {dial.name: run.config[dial.name] for dial in said}
 
     def params(self, run: Run) -> int:
-        """The model's parameters."""
-        return count(run.model)
+        """The parameters of one model."""
+        return count(run.model) // len(run.seeds)
 
 
 def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:

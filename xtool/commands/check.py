@@ -39,6 +39,7 @@ def verdict(path: Path) -> str:
         XtoolError: something about it is not as it should be.
     """
     from xtool.archs import read_model
+    from xtool.axes import REPLICAS
     from xtool.checkpoint import Reader
     from xtool.storage import Source
     from xtool.surgery.state import check_state
@@ -54,7 +55,8 @@ def verdict(path: Path) -> str:
         if header.kind == "resume" and not foreign:
             check_state(source)
     if header.kind == "model" and not foreign:
-        read_model(path)
+        for replica in range(int(header.config.get(REPLICAS, 1))):
+            read_model(path, replica)
         if header.task:
             require_fit(header.config, header, str(path))
     if header.kind == "data":

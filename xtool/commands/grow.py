@@ -153,13 +153,15 @@ def grow(
     proving = Proving(proof, tol, open_data(data) if data else None)
 
     def make_plan(reader: Reader) -> Plan:
-        return plan(reader, wanted, method, values, seed)
+        return plan(reader, wanted, method, values, seed + (reader.replica or 0))
 
     for path in models:
         if dry_run:
             with Source(path) as source:
                 whole = source.require_header("model", "resume").kind == "resume"
-                chosen = make_plan((state_reader if whole else model_reader)(source))
+                chosen = make_plan(
+                    state_reader(source) if whole else model_reader(source, replica=0)
+                )
             place = target(path, out, wanted, method)
             notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}; {chosen.method}")
             continue

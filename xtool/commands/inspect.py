@@ -123,7 +123,7 @@ def describe(path: Path) -> dict[str, Any]:
             elif ours and not kept.startswith("age."):
                 of = owner if name.startswith("optimizer/") else name
                 ours.check(of, entry.shape, str(path))
-                one["axes"] = explain(ours.axes(of))
+                one["axes"] = explain(ours.axes(of), ours.replicas)
             tensors.append(one | {"bytes": prod(entry.shape) * BYTES[entry.dtype]})
         trained = [
             t
@@ -137,7 +137,7 @@ def describe(path: Path) -> dict[str, Any]:
             "needs": missing,
             "bytes": source.size,
             "header": header.model_dump(by_alias=True) if header else None,
-            "params": sum(prod(t["shape"]) for t in trained) if ours else None,
+            "params": sum(prod(t["shape"]) for t in trained) // ours.replicas if ours else None,
             "tensors": tensors,
         }
 

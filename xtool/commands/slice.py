@@ -7,7 +7,18 @@ import typer
 
 from xtool import registry
 from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes, target
-from xtool.commands._ui import SAID, Force, Notes, Out, Own, Quiet, Verbose, paths, write_stdout
+from xtool.commands._ui import (
+    MODEL,
+    SAID,
+    Force,
+    Notes,
+    Out,
+    Own,
+    Quiet,
+    Verbose,
+    paths,
+    write_stdout,
+)
 from xtool.config import Option, resolve
 
 
@@ -20,6 +31,12 @@ def slice_(
     model: Annotated[list[Path], typer.Argument(help="Models, or - for their paths.")],
     d_model: Width = None,
     vocab_size: Vocab = None,
+    replica: Annotated[
+        int | None,
+        typer.Option(
+            help="Take out this one of a file of several models, from 0.", rich_help_panel=MODEL
+        ),
+    ] = None,
     own: Own = None,
     out: Out = None,
     force: Force = False,
@@ -39,14 +56,15 @@ def slice_(
     for path in own or ():
         registry.admit(str(path))
     said = dials | {"d_model": d_model, "vocab_size": vocab_size}
-    wanted = changes(resolve(OPTIONS, [(SAID, said)]))
+    wanted = changes(resolve(OPTIONS, [(SAID, said)]), enough=replica is not None)
     found = paths(model)
     if out and len(found) > 1:
         raise UsageError(f"`-o` names one file, {len(found)} models were given")
     for path in found:
-        place = target(path, out, wanted)
+        names = wanted if replica is None else {**wanted, "replica": replica}
+        place = target(path, out, names)
         require_writable(place, force)
-        changed, digest = slice_model(path, place, wanted)
+        changed, digest = slice_model(path, place, wanted, replica)
         notes.say(f"{path} -> {place}: {', '.join(changed)}; every tensor is a prefix, to the bit")
         notes.detail(f"digest {digest}")
         write_stdout(f"{place}\n")

@@ -150,9 +150,10 @@ def train(
             with replacing(save_config) as (file, _):
                 file.write(run_file_text("train", values).encode())
     total = run.total_steps
+    several = f"{len(run.seeds)} models, each of " if len(run.seeds) > 1 else ""
     notes.say(
-        f"{run.config['arch']}: {asked.params(run):,} parameters, {total:,} steps of "
-        f"{run.dials['batch_size']}, {run.progress(total)['flops']:.3g} training FLOPs, "
+        f"{run.config['arch']}: {several}{asked.params(run):,} parameters, {total:,} steps of "
+        f"{run.dials['batch_size']}, {run.progress(total)['flops']:.3g} training FLOPs; "
         f"{run.threads} thread{'s' * (run.threads > 1)} -> {run.out}"
     )
     for name, value in sorted((dict(run.config) | dict(run.dials)).items()):

@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xtool.archs import count, read_model
+from xtool.archs import count as parameters
+from xtool.archs import read_model
+from xtool.axes import REPLICAS
 from xtool.dataset import Dataset, find_data
 from xtool.errors import XtoolError
 from xtool.evaluation.score import columns_of_model, score_rows, scores
 from xtool.header import Header
 from xtool.intervals import estimate, p_value
 from xtool.rows import Row, read, row
+from xtool.storage import Source
 from xtool.tasks import open_data, require_fit, task_of
 
 
@@ -36,9 +39,22 @@ class Evaluator:
         Raises:
             XtoolError: an unreadable file, data that is not found or does not fit.
         """
-        header, params, found = self._scores(path, None)
+        count, others = _replicas(path), _replicas(against) if against else 1
+        if others not in (1, count):
+            raise XtoolError(f"{path} holds {count} models, {against} {others}: no pairs")
+        out = []
+        for replica in range(count):
+            pair = (against, replica % others) if against else None
+            out += self._rows_of_one(path, replica if count > 1 else None, label, pair)
+        return out
+
+    def _rows_of_one(
+        self, path: Path, replica: int | None, label: str | None, pair: tuple[Path, int] | None
+    ) -> list[Row]:
+        header, params, found = self._scores(path, None, replica or 0)
         data = self._data_path(header, path)
-        other = self._scores(against, data) if against else None
+        against = pair[0] if pair else None
+        other = self._scores(pair[0], data, pair[1]) if pair else None
         base = columns_of_model(header, params) | {
             "label": label or header.training.get("label") or path.name.removesuffix(".st"),
             "digest": header.digest,
@@ -46,6 +62,8 @@ class Evaluator:
             "device": self.device.type,
             **_seconds(header, path),
         }
+        if replica is not None:
+            base |= {"replica": replica, "seed": base["seed"] + replica}
         out = []
         for split, metrics in found.items():
             out += score_rows(metrics, split=split, **base)
@@ -58,9 +76,9 @@ class Evaluator:
         return self.data or find_data(header, [path.parent, Path.cwd()])
 
     def _scores(
-        self, path: Path, data_path: Path | None
+        self, path: Path, data_path: Path | None, replica: int
     ) -> tuple[Header, int, dict[str, dict[str, Tensor]]]:
-        header, _, model = read_model(path)
+        header, _, model = read_model(path, replica)
         data_path = data_path or self._data_path(header, path)
         if data_path not in self._read:
             self._read[data_path] = open_data(data_path)
@@ -73,7 +91,12 @@ class Evaluator:
             chosen = data.split(split)
             found[split] = scores(model, task, chosen)
             found[split] |= task.baselines(data.split("train"), chosen)
-        return header, count(model), found
+        return header, parameters(model), found
+
+
+def _replicas(path: Path) -> int:
+    with Source(path) as source:
+        return int(source.require_header("model").config.get(REPLICAS, 1))
 
 
 def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor], **columns: Any) -> list[Row]:

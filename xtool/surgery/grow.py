@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xtool import registry
 from xtool.archs import checked
-from xtool.axes import DATA, RESIDUAL, SIZES, layout
+from xtool.axes import DATA, REPLICAS, RESIDUAL, SIZES, layout
 from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
 from xtool.dataset import Dataset
 from xtool.errors import UsageError
@@ -217,11 +217,12 @@ def grow(
     Args:
         path: the small model.
         out: where the grown one goes; it appears only when its proof holds.
-        make_plan: decides what to do, from a reader of the small model.
+        make_plan: decides what to do, from a reader of the small model; called for each replica.
         proving: how the written file is compared with the small model.
 
     Returns:
-        what was done, what the proof found on the written file or None, and its digest.
+        what was done, what the proof found on the written file or None, and its digest; of several
+        replicas the first one's plan and the worst proof.
 
     Raises:
         XtoolError: an unreadable model, or no space.
@@ -229,10 +230,11 @@ def grow(
         CheckFailed: an exact operator that was not exact on the written file.
     """
     with Source(path) as source:
-        reader = model_reader(source)
         header = source.require_header("model")
-        chosen = make_plan(reader)
-        growth = chosen.growth
+        count = int(header.config.get(REPLICAS, 1))
+        readers = [model_reader(source, verify=not i, replica=i) for i in range(count)]
+        plans = [make_plan(reader) for reader in readers]
+        chosen, reader, growth = plans[0], readers[0], plans[0].growth
         specs = [
             Spec(name, NAMES[reader.dtype(growth.source(name))], growth.new.shape(name))
             for name in chosen.names()
@@ -242,12 +244,16 @@ def grow(
 
         def prove(temporary: Path) -> None:
             with Source(temporary) as written:
-                found.append(proving.compare(reader, model_reader(written), chosen))
+                for replica, (small, one) in enumerate(zip(readers, plans, strict=True)):
+                    grown = model_reader(written, verify=not replica, replica=replica)
+                    found.append(proving.compare(small, grown, one))
 
+        rows = [one.rows for one in plans]
         digest = save_streamed(
-            out, new_header, specs, chosen.rows, prove if proving.wanted else None
+            out, new_header, specs, *rows, prove=prove if proving.wanted else None
         )
-    return chosen, found[0] if found else None, digest
+    worst = max(found, key=lambda proof: proof.difference / proof.tolerance, default=None)
+    return chosen, worst, digest
 
 
 def grown_header(header: Header, chosen: Plan, role: str, **options: Any) -> Header:
@@ -266,11 +272,15 @@ def grown_header(header: Header, chosen: Plan, role: str, **options: Any) -> Hea
     done = step("grow", options, {role: header.digest, **fit.inputs}, growth.seed)
     return header.model_copy(
         update={
-            "config": dict(growth.new.config),
+            "config": dict(growth.new.config) | _replicas(header),
             "lineage": [*header.lineage, done],
             "training": _training(header, fit.flops),
         }
     )
+
+
+def _replicas(header: Header) -> dict[str, Any]:
+    return {name: value for name, value in header.config.items() if name == REPLICAS}
 
 
 def _training(header: Header, flops: int) -> Training:

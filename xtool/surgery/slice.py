@@ -1,6 +1,7 @@
 """Slicing: a smaller model is a prefix of the larger one along the same axes."""
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -9,22 +10,26 @@ import torch
 from torch import Tensor
 
 from xtool.archs import checked
-from xtool.axes import SIZES, Layout, layout
+from xtool.axes import REPLICAS, SIZES, layout
 from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
 from xtool.errors import CheckFailed, UsageError
+from xtool.header import Header, Training
 from xtool.lineage import step
 from xtool.storage import BLOCK, Source, Spec
 from xtool.surgery.gather import gather, maps, prefix
 from xtool.surgery.widths import changed, resized
 
 
-def slice_model(path: Path, out: Path, changes: Mapping[str, int]) -> tuple[list[str], str]:
+def slice_model(
+    path: Path, out: Path, changes: Mapping[str, int], replica: int | None = None
+) -> tuple[list[str], str]:
     """Cut a model file down to smaller sizes.
 
     Args:
         path: the large model.
         out: where the small one goes.
         changes: the sizes asked for, by dial.
+        replica: take out this one of several models; None keeps them all.
 
     Returns:
         what changed, and the digest of the result.
@@ -34,10 +39,13 @@ def slice_model(path: Path, out: Path, changes: Mapping[str, int]) -> tuple[list
         XtoolError: an unreadable model, or no space.
     """
     with Source(path) as source:
-        reader = model_reader(source)
         header = source.require_header("model")
-        old = layout(header.config)
-        config = checked(resized(header.config, changes))
+        count = int(header.config.get(REPLICAS, 1))
+        chosen = range(count) if replica is None else [replica]
+        readers = [model_reader(source, verify=i == chosen[0], replica=i) for i in chosen]
+        old = readers[0].layout
+        assert old is not None
+        config = checked(resized(old.config, changes))
         for name in SIZES:
             if (config.get(name) or 0) > (header.config.get(name) or 0):
                 raise UsageError(
@@ -45,51 +53,71 @@ def slice_model(path: Path, out: Path, changes: Mapping[str, int]) -> tuple[list
                     "slicing only makes a model smaller",
                     "to make it larger use `xtool grow`",
                 )
-        if not changed(header.config, config):
+        if not changed(old.config, config) and (replica is None or count == 1):
             raise UsageError("nothing to slice: every size is already as asked")
         new = layout(config)
         layers = config.get("n_layers", 1)
-        names = [name for name in reader.names if (new.layer(name) or 0) < layers]
-        specs = [Spec(name, NAMES[reader.dtype(name)], new.shape(name)) for name in names]
+        names = [name for name in readers[0].names if (new.layer(name) or 0) < layers]
+        specs = [Spec(name, NAMES[readers[0].dtype(name)], new.shape(name)) for name in names]
 
-        def rows(name: str, start: int, stop: int) -> Tensor:
+        def rows(reader: Reader, name: str, start: int, stop: int) -> Tensor:
             found = maps(old, new, name, name, prefix)
             return gather(reader, name, found, start, stop, reader.dtype(name))
 
         sizes = {name: config[name] for name in SIZES if config.get(name)}
+        if replica is not None and count > 1:
+            sizes["replica"] = replica
+        elif count > 1:
+            config = config | {REPLICAS: count}
         done = step("slice", sizes, {"model": header.digest}, 0)
         new_header = header.model_copy(
             update={
                 "config": config,
                 "lineage": [*header.lineage, done],
-                "training": header.inherited(),
+                "training": _training(header, replica if count > 1 else None),
             }
         )
-        digest = save_streamed(
-            out, new_header, specs, rows, lambda temporary: _prove(reader, old, new, temporary)
-        )
-    return changed(header.config, config), digest
+
+        def prove(temporary: Path) -> None:
+            with Source(temporary) as written:
+                for place, reader in enumerate(readers):
+                    _prove(reader, model_reader(written, verify=not place, replica=place))
+
+        parts = [partial(rows, reader) for reader in readers]
+        digest = save_streamed(out, new_header, specs, *parts, prove=prove)
+    out_of = [f"replica {replica} of {count}"] if replica is not None and count > 1 else []
+    return out_of + changed(old.config, new.config), digest
 
 
-def _prove(reader: Reader, old: Layout, new: Layout, temporary: Path) -> None:
+def _training(header: Header, replica: int | None) -> Training:
+    """What the sliced model keeps; a replica that is taken out has its own seed."""
+    kept = header.inherited()
+    if replica is not None and "dials" in kept:
+        dials = kept["dials"]
+        kept["dials"] = dials | {"seed": int(dials.get("seed") or 0) + replica, "replicas": 1}
+    return kept
+
+
+def _prove(reader: Reader, small: Reader) -> None:
     """Every tensor of the written file is the prefix that it claims to be, to the bit.
 
     It narrows the parent's factors, so that a mistake in the index maps would show.
     """
-    with Source(temporary) as written:
-        small = model_reader(written)
-        for name in small.names:
-            was = [old.axis_sizes(name, axis) for axis in new.axes(name)]
-            now = [new.axis_sizes(name, axis) for axis in new.axes(name)]
-            before, after = prod(was[0][1:]), prod(now[0][1:])
-            row = before * prod(reader.shape(name)[1:]) * reader.dtype(name).itemsize
-            step = max(1, BLOCK // row)
-            for start in range(0, now[0][0], step):
-                stop = min(start + step, now[0][0])
-                parent = reader.rows(name, start * before, stop * before)
-                parent = parent.view(stop - start, *was[0][1:], *chain(*was[1:]))
-                for place, size in enumerate([stop - start, *now[0][1:], *chain(*now[1:])]):
-                    parent = parent.narrow(place, 0, size)
-                child = small.rows(name, start * after, stop * after)
-                if not torch.equal(parent.reshape(child.shape), child):
-                    raise CheckFailed(f"tensor `{name}` is not a prefix of the parent's")
+    old, new = reader.layout, small.layout
+    assert old is not None
+    assert new is not None
+    for name in small.names:
+        was = [old.axis_sizes(name, axis) for axis in new.axes(name)]
+        now = [new.axis_sizes(name, axis) for axis in new.axes(name)]
+        before, after = prod(was[0][1:]), prod(now[0][1:])
+        row = before * prod(reader.shape(name)[1:]) * reader.dtype(name).itemsize
+        step = max(1, BLOCK // row)
+        for start in range(0, now[0][0], step):
+            stop = min(start + step, now[0][0])
+            parent = reader.rows(name, start * before, stop * before)
+            parent = parent.view(stop - start, *was[0][1:], *chain(*was[1:]))
+            for place, size in enumerate([stop - start, *now[0][1:], *chain(*now[1:])]):
+                parent = parent.narrow(place, 0, size)
+            child = small.rows(name, start * after, stop * after)
+            if not torch.equal(parent.reshape(child.shape), child):
+                raise CheckFailed(f"tensor `{name}` is not a prefix of the parent's")

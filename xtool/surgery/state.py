@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from xtool.archs import build, require_names
+from xtool.axes import REPLICAS, layout
 from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
 from xtool.errors import XtoolError
 from xtool.header import Header, Position
@@ -49,7 +50,7 @@ START: Position = {
     "step": 0,
     "best": None,
     "reached": False,
-    "loss_sum": 0.0,
+    "loss_sums": [],
     "loss_count": 0,
     "rows": 0,
 }
@@ -100,6 +101,10 @@ def check_state(source: Source) -> None:
         XtoolError: one is missing, unknown, misshapen or holds what it cannot hold.
         CheckFailed: the digest does not match.
     """
+    header = source.require_header("resume")
+    if REPLICAS in header.config:
+        Reader(source, layout(header.config), "model/")
+        return
     old = _OldState(source, state_reader(source))
     for name in old.shapes:
         old.slot(name)
@@ -219,6 +224,11 @@ def grow_state(
         CheckFailed: an exact operator that was not exact on the written file.
     """
     with Source(path) as source:
+        if REPLICAS in source.require_header("resume").config:
+            raise XtoolError(
+                f"{path}: the state of several replicas does not grow",
+                "grow the model of the finished run, or train the replicas one by one",
+            )
         reader = state_reader(source)
         old = _OldState(source, reader)
         chosen = make_plan(reader)
@@ -250,7 +260,7 @@ def grow_state(
         header = grown_header(source.require_header("resume"), chosen, "state", at_step=at)
         training = {**header.training, "position": START}
         header = header.model_copy(update={"training": training})
-        digest = save_streamed(out, header, specs, rows, prove if proving.wanted else None)
+        digest = save_streamed(out, header, specs, rows, prove=prove if proving.wanted else None)
     return chosen, found[0] if found else None, digest
 
 

@@ -19,6 +19,7 @@ RESULT = from_rows(
         ("clip", "float", 0.0, "largest gradient norm; 0 does not clip"),
         ("precision", "fp32|fp64", "fp32", "of the weights and of the arithmetic"),
         ("seed", "int", 0, "of every random choice"),
+        ("replicas", "int", 1, "models trained as one batch, with this seed and those after it"),
         ("device", "auto|cpu|cuda|mps", "auto", "where to compute"),
         ("threads", "int", None, "CPU threads; all cores unless given"),
     ]

@@ -5,6 +5,7 @@ the order of the examples is a function of (seed, epoch), so a resumed run repea
 to the bit. The loop prints nothing; a listener is told.
 """
 
+import math
 import time
 from contextlib import suppress
 
@@ -18,6 +19,7 @@ from xtool.rows import Row, row
 from xtool.seeds import derive
 from xtool.training.journal import Journal, best_path, rows_path, state_path
 from xtool.training.optimizers import adamw, lr_factor
+from xtool.training.replicas import Replicas
 from xtool.training.run import Listener, Run
 from xtool.training.state import load_state, save_model, save_state
 from xtool.training.stop import StopRequest
@@ -45,10 +47,11 @@ class _Loop:
 
     def __init__(self, run: Run, listener: Listener, resume: bool) -> None:
         self.run, self.listener = run, listener
-        self.device = next(run.model.parameters()).device
+        self.who = Replicas(run.model, run.config, len(run.seeds))
+        self.device = self.who.device
         split = run.data.split("train")
         self.inputs, self.targets = split.inputs.to(self.device), split.targets.to(self.device)
-        self.order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self.orders: dict[int, tuple[int, Tensor]] = {}
         self.state_path = state_path(run.out)
         slots = load_state(run, self.state_path) if resume else run.slots
         self.optimizer = adamw(run.model, run.dials, slots)
@@ -60,9 +63,9 @@ class _Loop:
                 f"{run.position.step}, the run wrote {run.position.rows}"
             )
             run.position.rows = len(self.journal.kept)
-        self.began = time.monotonic() - self.journal.seconds
+        self.began = time.monotonic() - self.journal.seconds * self.who.count
         self.losses: list[Tensor] = []
-        self.params = count(run.model)
+        self.params = count(self.who.each[0])
         self.baselines = run.task.baselines(split, run.data.split("dev"))
 
     def run_all(self) -> str:
@@ -88,31 +91,29 @@ class _Loop:
         factor = lr_factor(dials["schedule"], step, total, dials["warmup"])
         for group in self.optimizer.param_groups:
             group["lr"] = dials["lr"] * factor * group["lr_factor"]
-        torch.manual_seed(derive(dials["seed"], "step", run.steps_before + step))
+        self.who.seed([derive(seed, "step", run.steps_before + step) for seed in run.seeds])
         run.model.train()
-        batch = self._batch(step)
-        logits = run.model(self.inputs[batch])  # (B, T, C)
-        loss = run.task.loss(logits, self.targets[batch]).mean()
+        batch = torch.stack([self._batch(step, seed) for seed in run.seeds])  # (R, B)
+        losses = self.who.losses(run.task.loss, self.inputs[batch], self.targets[batch])  # (R,)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses.sum().backward()  # type: ignore[no-untyped-call]
         if dials["clip"] > 0:
-            torch.nn.utils.clip_grad_norm_(run.model.parameters(), dials["clip"])
+            self.who.clip(dials["clip"])
         self.optimizer.step()
-        self.losses.append(loss.detach())
+        self.losses.append(losses.detach())
         run.position.step += 1
 
-    def _batch(self, step: int) -> Tensor:
+    def _batch(self, step: int, seed: int) -> Tensor:
         """The examples of a step, (B,): a slice of the epoch's order."""
         epoch, place = divmod(step, self.run.steps_per_epoch)
-        if self.order[0] != epoch:
-            seed = self.run.dials["seed"]
+        if seed not in self.orders or self.orders[seed][0] != epoch:
             generator = torch.Generator().manual_seed(
                 derive(seed, "order", self.run.steps_before, epoch)
             )
             order = torch.randperm(len(self.inputs), generator=generator)
-            self.order = (epoch, order.to(self.device))
+            self.orders[seed] = (epoch, order.to(self.device))
         size = int(self.run.dials["batch_size"])
-        return self.order[1][place * size : (place + 1) * size]
+        return self.orders[seed][1][place * size : (place + 1) * size]
 
     def _look(self, total: int) -> None:
         """After a step: what is due of reports, evaluations and saves."""
@@ -129,8 +130,10 @@ class _Loop:
     def _add_losses(self) -> None:
         """Move the losses since the last time from the device into the position, in order."""
         at = self.run.position
-        for loss in torch.stack(self.losses).tolist() if self.losses else ():
-            at.loss_sum, at.loss_count = at.loss_sum + loss, at.loss_count + 1
+        for losses in torch.stack(self.losses).tolist() if self.losses else ():
+            sums = at.loss_sums or [0.0] * len(losses)
+            at.loss_sums = [a + b for a, b in zip(sums, losses, strict=True)]
+            at.loss_count += 1
         self.losses.clear()
 
     def _save_state(self) -> None:
@@ -139,31 +142,32 @@ class _Loop:
 
     def _require_finite(self) -> float:
         """The last loss, which must be a number; this is where the device is waited for."""
-        loss = self.losses[-1].item()
-        if loss != loss or loss in (float("inf"), float("-inf")):
+        losses = self.losses[-1].tolist()
+        for seed, loss in zip(self.run.seeds, losses, strict=True):
+            if math.isfinite(loss):
+                continue
             left = f"; {self.state_path} is the last good state" if self.state_path.exists() else ""
+            which = f" with seed {seed}" if len(losses) > 1 else ""
             raise XtoolError(
-                f"the loss is {loss} at step {self.run.position.step}{left}",
+                f"the loss{which} is {loss} at step {self.run.position.step}{left}",
                 "lower `--lr`, or set `--clip 1`",
             )
-        return float(loss)
+        return float(sum(losses) / len(losses))
 
     def _evaluate(self) -> None:
         """Rows of the whole dev split, and of the training loss since the last time."""
         run, at = self.run, self.run.position
-        base = columns_of_model(run.header("model", at.step), self.params) | {
-            "label": run.dials.get("label") or run.out.name.removesuffix(".st"),
-            "seconds": round(time.monotonic() - self.began, 3),
-            "device": self.device.type,
-        }
-        found = scores(run.model, run.task, run.data.split("dev")) | self.baselines
-        rows = score_rows(found, split="dev", **base)
+        rows: list[Row] = []
         self._add_losses()
-        if at.loss_count:
-            mean = at.loss_sum / at.loss_count
-            rows.append(row(split="train", metric="loss", value=mean, **base))
-            at.loss_sum, at.loss_count = 0.0, 0
-        rows += self._reached(rows, base)
+        for replica, model in enumerate(self.who.each):
+            base = self._columns(replica, self._seconds())
+            found = scores(model, run.task, run.data.split("dev")) | self.baselines
+            rows += score_rows(found, split="dev", **base)
+            if at.loss_count:
+                mean = at.loss_sums[replica] / at.loss_count
+                rows.append(row(split="train", metric="loss", value=mean, **base))
+            rows += self._reached(rows, base)
+        at.loss_sums, at.loss_count = [], 0
         self.journal.write(rows)
         at.rows += len(rows)
         self.listener.evaluated(rows)
@@ -171,6 +175,22 @@ class _Loop:
         if run.dials["keep_best"] and (at.best is None or loss < at.best):
             at.best = loss
             save_model(run, best_path(run.out), at.step)
+
+    def _seconds(self) -> float:
+        """A replica's share of the time since the run began."""
+        return round((time.monotonic() - self.began) / self.who.count, 3)
+
+    def _columns(self, replica: int, seconds: float) -> Row:
+        """The columns that all rows of one model have now."""
+        run = self.run
+        several = self.who.count > 1
+        return columns_of_model(run.header("model", run.position.step), self.params) | {
+            "label": run.dials.get("label") or run.out.name.removesuffix(".st"),
+            "seed": run.seeds[replica],
+            "replica": replica if several else None,
+            "seconds": seconds,
+            "device": self.device.type,
+        }
 
     def _reached(self, rows: list[Row], base: Row) -> list[Row]:
         """Rows of the first time that `--reach` held."""
@@ -202,19 +222,16 @@ class _Loop:
             self.listener.note(f"`--reach {run.dials['reach']}` was not reached")
         self._save_state()
         digest = save_model(run, run.out, at.step)
-        base = columns_of_model(run.header("model", at.step), self.params)
-        seconds = round(time.monotonic() - self.began, 3)
+        seconds = self._seconds()
         self.journal.write(
             [
                 row(
                     metric="train_seconds",
                     value=seconds,
                     digest=digest,
-                    label=run.dials.get("label") or run.out.name.removesuffix(".st"),
-                    seconds=seconds,
-                    device=self.device.type,
-                    **base,
+                    **self._columns(replica, seconds),
                 )
+                for replica in range(self.who.count)
             ]
         )
         if not run.dials["keep_state"]:

@@ -75,7 +75,8 @@ def adamw(
     groups: dict[tuple[bool, Factors], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         factors = slots[name].factors if name in slots else Factors()
-        groups.setdefault((parameter.ndim >= 2, factors), []).append(parameter)
+        matrix = parameter.ndim - (dials.get("replicas", 1) > 1) >= 2
+        groups.setdefault((matrix, factors), []).append(parameter)
     optimizer = torch.optim.AdamW(
         [
             {

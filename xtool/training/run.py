@@ -26,7 +26,7 @@ class Position:
     step: int = 0
     best: float | None = None
     reached: bool = False
-    loss_sum: float = 0.0
+    loss_sums: list[float] = field(default_factory=list)
     loss_count: int = 0
     rows: int = 0
 
@@ -76,6 +76,11 @@ class Run:
     threads: int
     slots: Mapping[str, Slot] = field(default_factory=dict)
     position: Position = field(default_factory=Position)
+
+    @property
+    def seeds(self) -> list[int]:
+        """One for each replica."""
+        return [int(self.dials["seed"]) + i for i in range(int(self.dials["replicas"]))]
 
     @property
     def steps_per_epoch(self) -> int:

@@ -1,7 +1,7 @@
 """Setting a run up: data, architecture and dials become a `Run`, its model with first values."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from xtool import registry
 from xtool.archs import architecture, build, fill, start
-from xtool.axes import RESIDUAL, SIZES, Layout, layout
+from xtool.axes import REPLICAS, RESIDUAL, SIZES, Layout, layout
 from xtool.checkpoint import model_reader
 from xtool.dataset import Dataset
 from xtool.errors import UsageError, XtoolError, unknown
@@ -20,11 +20,13 @@ from xtool.storage import Source
 from xtool.tasks import Shape, require_fit, task_of
 from xtool.training.dials import REPORT
 from xtool.training.optimizers import Slot
+from xtool.training.replicas import stacked
 from xtool.training.run import Run
 from xtool.training.state import restore
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MAX_THREADS = 1024
+MAX_REPLICAS = 1024
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 WIDTHS = [name for name in SIZES if name.startswith("d_") and name != RESIDUAL]
 
@@ -125,15 +127,17 @@ def set_up(
         UsageError: a dial outside its range.
     """
     check_dials(dials, data)
-    ours = layout(config)
-    model = build(config).to(DTYPES[dials["precision"]])
+    config = {name: value for name, value in config.items() if name != REPLICAS}
+    ours, count = layout(config), int(dials["replicas"])
+    models = [build(config).to(DTYPES[dials["precision"]]) for _ in range(count)]
     inputs, steps = {"data": data.header.digest}, list(data.header.lineage)
     before: Mapping[str, Any] = {}
     slots: dict[str, Slot] = {}
     if parent is None:
-        start(model, ours, dials["seed"])
+        for replica, model in enumerate(models):
+            start(model, ours, dials["seed"] + replica)
     else:
-        header, slots = _fill_from(model, ours, parent)
+        header, slots = _fill_from(models, ours, parent)
         require_fit(config, data.header, str(parent))
         inputs["from"], before = header.digest, header.training.get("progress", {})
         steps = list(header.lineage)
@@ -142,9 +146,11 @@ def set_up(
     if device.type == "mps" and dials["precision"] == "fp64":
         raise UsageError("`mps` has no double precision", "use `--device cpu`")
     final = dict(dials) | {"device": device.type}
+    if count > 1:
+        config = config | {REPLICAS: count}
     return Run(
-        model=model.to(device),
-        layout=ours,
+        model=(models[0] if count == 1 else stacked(models)).to(device),
+        layout=layout(config),
         config=config,
         task=task_of(data.header, "data"),
         data=data,
@@ -165,12 +171,22 @@ def _flops(config: Mapping[str, Any]) -> int:
     return flops
 
 
-def _fill_from(model: nn.Module, ours: Layout, parent: Path) -> tuple[Header, dict[str, Slot]]:
+def _fill_from(
+    models: Sequence[nn.Module], ours: Layout, parent: Path
+) -> tuple[Header, dict[str, Slot]]:
+    """Give each model the values of its replica, or all those of the one model of the file."""
     with Source(parent) as source:
         header = source.require_header("model", "resume")
+        held = int(header.config.get(REPLICAS, 1))
+        if held not in (1, len(models)) or (header.kind == "resume" and len(models) > 1):
+            raise UsageError(
+                f"{parent}: a {header.kind} file of {held} replicas cannot start {len(models)}",
+                f"`--replicas {held}`, or take one out with `xtool slice --replica`",
+            )
         if header.kind == "resume":
-            return restore(model, ours, parent)
-        fill(model, ours, model_reader(source))
+            return restore(models[0], ours, parent)
+        for replica, model in enumerate(models):
+            fill(model, ours, model_reader(source, verify=not replica, replica=replica % held))
     return header, {}
 
 
@@ -206,6 +222,7 @@ def check_dials(dials: Mapping[str, Any], data: Dataset) -> None:
     for name in ("beta1", "beta2"):
         if not 0 <= dials[name] < 1:
             raise UsageError(f"`{name}` is {dials[name]}, it must be at least 0 and below 1")
+    _check_replicas(dials)
     if dials["reach"]:
         metric, _, value = dials["reach"].partition("=")
         try:
@@ -217,3 +234,15 @@ def check_dials(dials: Mapping[str, Any], data: Dataset) -> None:
         known = task_of(data.header, "data").metrics
         if metric not in known:
             raise unknown("metric", metric, known)
+
+
+def _check_replicas(dials: Mapping[str, Any]) -> None:
+    if not 1 <= dials["replicas"] <= MAX_REPLICAS:
+        raise UsageError(f"`replicas` is {dials['replicas']}, it must be 1 to {MAX_REPLICAS}")
+    for name in ("reach", "keep_best"):
+        if dials["replicas"] > 1 and dials[name]:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"`{flag}` follows one model, `--replicas` is {dials['replicas']}",
+                f"leave `{flag}` out, or train the replicas one by one",
+            )

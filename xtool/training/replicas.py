@@ -1,0 +1,215 @@
+"""Replicas: R independent models, each with its own seed, computed as one batch.
+
+The parameters of all stand on a leading axis, and `torch.func.vmap` runs the architecture over it,
+whichever it is; the small matrix products of small models become R times fewer and larger ones.
+Each replica sees the examples, the first values and, on the CPU, the dropout of the run made alone
+with its seed, so the two differ only as sums in another order do.
+
+One model is the case R = 1, without the axis and without vmap.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from xtool.archs import build
+
+
+def stacked(models: Sequence[nn.Module]) -> nn.Module:
+    """The first of several equal models, with the tensors of all on a leading axis, (R, ...)."""
+    states = [dict(model.state_dict(keep_vars=True)) for model in models]
+    whole, made = models[0], dict[Tensor, Tensor]()
+    for prefix, module in whole.named_modules():
+        place = f"{prefix}." if prefix else ""
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is None:
+                    continue
+                if tensor not in made:
+                    values = torch.stack([state[place + name].detach() for state in states])
+                    made[tensor] = nn.Parameter(values) if tensor.requires_grad else values
+                held[name] = made[tensor]
+    return whole
+
+
+class Replicas:
+    """Runs one model, or several that share a stacked module.
+
+    Args:
+        model: as it is for one, stacked for several.
+        config: of one model.
+        count: how many there are.
+    """
+
+    def __init__(self, model: nn.Module, config: Mapping[str, Any], count: int) -> None:
+        self.model, self.count = model, count
+        self.device = next(model.parameters()).device
+        self.generators = [torch.Generator(self.device) for _ in range(count)]
+        self.places: list[tuple[dict[str, Any], str]] = [
+            (held, name)
+            for module in model.modules()
+            for held in (module._parameters, module._buffers)
+            for name, tensor in held.items()
+            if tensor is not None
+        ]
+        self.each = [model] if count == 1 else list(_views(model, config, count))
+
+    def seed(self, seeds: Sequence[int]) -> None:
+        """Seed what the next forward pass draws, one seed a replica."""
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seeds[0])  # quicker: it alone is used here
+        else:
+            torch.manual_seed(seeds[0])
+        for generator, seed in zip(self.generators, seeds, strict=True):
+            generator.manual_seed(seed)
+
+    def losses(
+        self, loss: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor
+    ) -> Float[Tensor, " R"]:
+        """The mean loss of each replica on its own batch, (R, B, T) each -> (R,)."""
+        if self.count == 1:
+            return loss(self.model(inputs[0]), targets[0]).mean().view(1)
+        logits = self._logits(inputs).flatten(0, 1)  # (R*B, T, C)
+        found = loss(logits, targets.flatten(0, 1))  # (R*B, T)
+        return found.view(self.count, -1).mean(1)  # (R,)
+
+    def _logits(self, inputs: Integer[Tensor, "R B T"]) -> Float[Tensor, "R B T C"]:
+        whole = [held[name] for held, name in self.places]
+
+        def one(own: list[Tensor], x: Tensor) -> Tensor:
+            for (held, name), tensor in zip(self.places, own, strict=True):
+                held[name] = tensor
+            out: Tensor = self.model(x)
+            return out
+
+        # What `torch.func.functional_call` does too, which takes half as long as a small model.
+        try:
+            with _Batchable(self.generators):
+                return vmap(one, randomness="different")(whole, inputs)
+        finally:
+            for (held, name), tensor in zip(self.places, whole, strict=True):
+                held[name] = tensor
+
+    @torch.no_grad()
+    def clip(self, limit: float) -> None:
+        """Scale the gradient of each replica to a norm of at most `limit`."""
+        if self.count == 1:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            return
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients])
+        scale = (limit / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1)  # (R,)
+        for gradient in gradients:
+            gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))
+
+
+def _views(model: nn.Module, config: Mapping[str, Any], count: int) -> Iterator[nn.Module]:
+    """Each replica as a model of its own, whose tensors are views of the stacked ones."""
+    for replica in range(count):
+        with torch.device("meta"):
+            one = build(config)
+        own = {name: tensor[replica].detach() for name, tensor in model.state_dict().items()}
+        one.load_state_dict(own, assign=True)
+        yield one
+
+
+class _Mask(torch.autograd.Function):
+    """Dropout's factors for x: 0, or 1 / (1 - rate); under vmap each replica draws its own."""
+
+    @staticmethod
+    def forward(x: Tensor, rate: float, generators: Sequence[torch.Generator]) -> Tensor:
+        """As one model alone draws them."""
+        return torch.empty_like(x).bernoulli_(1 - rate, generator=generators[0]).div_(1 - rate)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """The factors do not depend on x."""
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        """Nothing."""
+        return None, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        rate: float,
+        generators: Sequence[torch.Generator],
+    ) -> tuple[Tensor, int]:
+        """(R, ...) -> (R, ...), drawn replica by replica."""
+        one = x if in_dims[0] is None else x.select(in_dims[0], 0)
+        masks = one.new_empty(len(generators), *one.shape)
+        for mask, own in zip(masks.unbind(), generators, strict=True):
+            mask.bernoulli_(1 - rate, generator=own)
+        return masks.div_(1 - rate), 0
+
+
+class _Batchable(TorchFunctionMode):
+    """Gives vmap what it lacks: attention in plain products, dropout with a seed a replica.
+
+    And products of all examples of a replica at once: vmap would repeat a layer's weights for each
+    example, and make as many gradients of them.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.generators = generators
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Replace the three, pass on the rest."""
+        named = dict(kwargs or {})
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **named)
+        if func is F.dropout:
+            return self._dropout(*args, **named)
+        if func is F.linear:
+            return self._linear(*args, **named)
+        return func(*args, **named)
+
+    def _dropout(
+        self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        if not training or p == 0:
+            return x
+        mask: Tensor = _Mask.apply(x, p, self.generators)  # type: ignore[no-untyped-call]
+        return x * mask
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        out = x.reshape(-1, x.shape[-1]) @ weight.T  # (B*T, n_out)
+        out = out.unflatten(0, x.shape[:-1])  # (B, T, n_out)
+        return out if bias is None else out + bias
+
+    def _attention(
+        self,
+        q: Float[Tensor, "B H T K"],
+        k: Float[Tensor, "B G S K"],
+        v: Float[Tensor, "B G S W"],
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Float[Tensor, "B H T W"]:
+        if enable_gqa:
+            groups = q.shape[-3] // k.shape[-3]
+            k, v = k.repeat_interleave(groups, -3), v.repeat_interleave(groups, -3)
+        scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-1, -2)
+        if is_causal:
+            seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+            scores = scores.masked_fill(~seen, float("-inf"))  # (B, H, T, S)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, float("-inf"))
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        return self._dropout(scores.softmax(-1), dropout_p) @ v  # (B, H, T, W)
