@@ -187,7 +187,7 @@ class _Batchable(TorchFunctionMode):
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         out = x.reshape(-1, x.shape[-1]) @ weight.T  # (B*T, n_out)
-        out = out.unflatten(0, x.shape[:-1])  # (B, T, n_out)
+        out = out.view(*x.shape[:-1], -1)  # (B, T, n_out)
         return out if bias is None else out + bias
 
     def _attention(
