@@ -17,7 +17,7 @@ from xtool.config import check_model, model_options
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.layers.initial import initial
-from xtool.layers.positions import table
+from xtool.layers.positions import frequencies, table, turned
 from xtool.training.run import FORWARD_AND_BACKWARD
 from xtool.training.setup import preset
 
@@ -201,6 +201,58 @@ def test_position_tables() -> None:
     assert paired[3, 2] == pytest.approx(torch.tensor(3 * 10000 ** (-2 / 6)).sin())
     assert paired[3, 3] == pytest.approx(torch.tensor(3 * 10000 ** (-2 / 6)).cos())
     assert own[3, 3] == pytest.approx(torch.tensor(3 * 10000 ** (-6 / 6)).cos())
+
+
+def test_rotary_turns_each_pair_as_a_complex_number() -> None:
+    x = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    steps = torch.arange(5)[:, None] * frequencies(4)
+    wanted = torch.view_as_complex(x.view(2, 3, 5, 4, 2)) * torch.exp(1j * steps)
+    assert torch.allclose(turned(x, frequencies(4)), torch.view_as_real(wanted).flatten(-2))
+    assert frequencies(4).tolist() == [1.0, 0.1, 0.01, 0.001]
+
+
+def test_rotary_scores_depend_on_the_distance_alone() -> None:
+    q, k = torch.randn(2, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    q, k = (turned(one.expand(1, 1, 9, 6), frequencies(3))[0, 0] for one in (q, k))  # (9, 6)
+    scores = q @ k.T
+    for distance in range(-8, 9):
+        diagonal = scores.diagonal(distance)
+        assert torch.allclose(diagonal, diagonal[0].expand_as(diagonal))
+    assert float(scores[0].std()) > 0.1
+
+
+def test_grouped_heads_are_full_heads_with_repeated_keys_and_values() -> None:
+    grouped, full = (
+        configuration(n_heads=4, n_kv_heads=kv, bias="all", positions="rotary") for kv in (2, 4)
+    )
+    small, large = (build(one).double().eval() for one in (grouped, full))
+    start(small, layout(grouped), 0)
+    state = small.state_dict()
+    for name in state:
+        part = name.split(".")[-2]
+        if "attention." in name and part in ("k", "v"):
+            heads = state[name].unflatten(0, (2, -1))
+            state[name] = heads.repeat_interleave(2, 0).flatten(0, 1)
+    large.load_state_dict(state)
+    symbols = torch.randint(27, (3, 12), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(small(symbols), large(symbols), atol=1e-12)
+    assert small.blocks[0].attention.k.weight.shape == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("dials", "said"),
+    [
+        (
+            {"n_heads": 4, "n_kv_heads": 3},
+            r"`n_heads` \(4\) must be divisible by `n_kv_heads` \(3\)",
+        ),
+        ({"positions": "rotary", "d_head": 5}, "even `d_head`, not 5"),
+        ({"n_heads": 4, "n_kv_heads": 2, "attention_output": False}, "has its own values"),
+    ],
+)
+def test_heads_that_do_not_go_together_are_refused(dials: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        configuration(**dials)
 
 
 def test_first_values_do_not_depend_on_how_the_rows_are_asked_for() -> None:

@@ -18,12 +18,26 @@ ROOT = Path(__file__).parents[1]
 OPERATORS = registry.names("surgery/operators")
 EXACT = [name for name in OPERATORS if promise(name) == "exact"]
 NORMS, TIES = ("none", "layernorm", "rmsnorm"), ("free", "tied")
-POSITIONS = ("none", "learned", "sinusoidal", "sinusoidal-unpaired")
-COLUMNS: dict[str, list[dict[str, int]]] = {  # from 2 layers of d_model 32 with 2 heads
+POSITIONS = ("none", "learned", "sinusoidal", "sinusoidal-unpaired", "rotary")
+# From 2 layers of d_model 32 with 4 heads of queries and 2 of keys.
+COLUMNS: dict[str, list[dict[str, int]]] = {
     "`--to` x2": [{"d_model": 64}, {"d_model": 96}],
     "`--to` other": [{"d_model": 48}, {"d_model": 100}],
-    "inner x2": [{"n_heads": 4}, {"d_head": 32}, {"d_value": 32}, {"d_ff": 256}],
-    "inner other": [{"n_heads": 3}, {"d_head": 21}, {"d_value": 20}, {"d_ff": 150}],
+    "inner x2": [
+        {"n_heads": 8},
+        {"n_heads": 8, "n_kv_heads": 2},
+        {"n_kv_heads": 4},
+        {"d_head": 16},
+        {"d_value": 16},
+        {"d_ff": 256},
+    ],
+    "inner other": [
+        {"n_heads": 6},
+        {"n_heads": 6, "n_kv_heads": 2},
+        {"d_head": 22},
+        {"d_value": 20},
+        {"d_ff": 150},
+    ],
     "depth x2": [{"n_layers": 4}],
     "depth other": [{"n_layers": 3}],
     "context": [{"context": 20}],
@@ -32,8 +46,10 @@ COLUMNS: dict[str, list[dict[str, int]]] = {  # from 2 layers of d_model 32 with
 
 
 def small(path: Path, norm: str, tie: str, positions: str) -> dict[str, Any]:
+    heads = {"n_heads": 4, "n_kv_heads": 2}
+    tied = tie == "tied"
     return make_model(
-        path, d_model=32, norm=norm, tied_head=tie == "tied", positions=positions, bias="all"
+        path, d_model=32, **heads, norm=norm, tied_head=tied, positions=positions, bias="all"
     )
 
 

@@ -78,13 +78,17 @@ def test_an_exact_operator_keeps_the_logits_or_refuses(
         {"n_heads": 2, "positions": "sinusoidal", "activation": "swiglu"},
         {"n_heads": 2, "attention_output": False, "score_scale": "d_model", "positions": "none"},
         {"n_heads": 1, "attention_output": False, "score_scale": "none", "bias": "mlp"},
+        {"n_heads": 4, "n_kv_heads": 2, "positions": "rotary", "bias": "all"},
     ]
     changes: list[dict[str, int]] = [{"d_model": width} for width in WIDTHS]
     changes += [{"n_layers": 3}, {"d_ff": 70}, {"d_model": 48, "n_layers": 4}]
     for variant in variants:
         path = tmp_path / "small.st"
         config = make_model(path, arch=arch, norm=norm, tied_head=tied, **variant)
-        for change in [*changes, {"d_head": 3 * config["d_head"]}]:
+        inner: list[dict[str, int]] = [{"d_head": 3 * config["d_head"]}]
+        if config["n_kv_heads"] < config["n_heads"]:
+            inner += [{"n_kv_heads": 4}, {"n_heads": 6}, {"n_heads": 8, "n_kv_heads": 2}]
+        for change in [*changes, *inner]:
             reason = refusal(method, config, change)
             out = tmp_path / "grown.st"
             out.unlink(missing_ok=True)
@@ -560,6 +564,34 @@ def test_auto_is_pad_where_pad_is_exact_else_clone_else_an_error(tmp_path: Path)
         grow_to(tmp_path / "a.st", tmp_path / "b.st", "auto", d_model=24)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"n_kv_heads": 3}, {"n_kv_heads": 8, "n_heads": 24}], ids=["not whole", "both"]
+)
+def test_groups_of_queries_part_by_whole_factors_alone(
+    changes: dict[str, int], tmp_path: Path
+) -> None:
+    make_model(tmp_path / "a.st", n_heads=12, n_kv_heads=2, d_head=4)
+    with pytest.raises(UsageError, match="fewer queries for each") as error:
+        grow_to(tmp_path / "a.st", tmp_path / "b.st", "pad", **changes)
+    assert "`--n-kv-heads` first" in error.value.hint
+    with pytest.raises(UsageError, match="`n_heads/n_kv_heads` would grow from 6 to 12"):
+        slice_model(tmp_path / "a.st", tmp_path / "b.st", {"n_kv_heads": 1})
+    assert os.listdir(tmp_path) == ["a.st"]
+
+
+def test_a_slice_of_grouped_heads_keeps_each_querys_keys(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", n_heads=4, n_kv_heads=2, positions="rotary", bias="all")
+    slice_model(tmp_path / "a.st", tmp_path / "b.st", {"n_heads": 2})
+    slice_model(tmp_path / "a.st", tmp_path / "c.st", {"n_heads": 2, "n_kv_heads": 2})
+    parent, one, two = (read_model(tmp_path / f"{name}.st")[2].state_dict() for name in "abc")
+    q, k = "blocks.0.attention.q.weight", "blocks.0.attention.k.weight"
+    heads = parent[q].unflatten(0, (4, -1))
+    assert torch.equal(one[q], heads[[0, 1]].flatten(0, 1))
+    assert torch.equal(two[q], heads[[0, 2]].flatten(0, 1))
+    assert torch.equal(one[k], parent[k][:4])
+    assert torch.equal(two[k], parent[k])
+
+
 def test_a_slice_is_a_prefix_and_a_slice_of_a_slice_is_the_direct_one(tmp_path: Path) -> None:
     make_model(tmp_path / "a.st", d_model=32, n_heads=4, bias="all")
     slice_model(tmp_path / "a.st", tmp_path / "24.st", {"d_model": 24})
@@ -632,12 +664,13 @@ def test_the_map_of_an_axis_is_its_factors_cut_or_padded(sizes: list[tuple[int, 
     wanted = torch.full(now, -1)
     kept = tuple(slice(min(size)) for size in sizes)
     wanted[kept] = places[kept]
-    assert gather.axis_map(was, now, gather.prefix).tolist() == wanted.flatten().tolist()
+    factors = tuple((old, new, gather.prefix) for old, new in sizes)
+    assert gather.axis_map(factors).tolist() == wanted.flatten().tolist()
 
 
 def test_whole_copies_and_repeats() -> None:
-    assert gather.axis_map((2,), (6,), gather.tile).tolist() == [0, 1, 0, 1, 0, 1]
-    assert gather.axis_map((2,), (4,), gather.repeat).tolist() == [0, 0, 1, 1]
+    assert gather.axis_map(((2, 6, gather.tile),)).tolist() == [0, 1, 0, 1, 0, 1]
+    assert gather.axis_map(((2, 4, gather.repeat),)).tolist() == [0, 0, 1, 1]
 
 
 def test_a_model_of_another_shape_than_its_header_is_refused(tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ CASES = {
     "rmsnorm": [*TWO, "--norm", "rmsnorm", "--activation", "swiglu", "--positions", "sinusoidal"],
     "rmsnorm, tied": [*ONE, *TIED, "--norm", "rmsnorm"],
     "no norm": [*TWO, "--norm", "none", "--score-scale", "none", "--bias", "all"],
+    "rotary, grouped": [
+        *["--n-heads", 4, "--n-kv-heads", 2, "--d-head", 6, "--positions", "rotary"],
+        *["--bias", "all"],
+    ],
     "two-layer head": [*ONE, "--d-hidden", 6, "--bias", "mlp"],
     "values that write": ["--preset", "counting", "--dropout-hidden", 0, "--n-layers", 1],
 }

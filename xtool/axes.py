@@ -4,9 +4,10 @@ An architecture's file holds literal tables, read without importing it:
 
     AXES      name pattern -> the axes of that tensor, first match wins. A plain axis is written by
               the tensor, `<` marks one that it sums over, `=` one that it rescales or shifts in
-              place. A product names a fused axis in memory order; `{layer}` stands for the layer.
+              place. A product names a fused axis in memory order, a quotient (`d_head/2`) a part
+              of a size; `{layer}` stands for the layer.
     TIED      alias -> (stored tensor, the condition `dial=value`, the norm that feeds the alias).
-    FROZEN    tensor -> the condition under which it is a fixed table, not a parameter.
+    FROZEN    name pattern -> the conditions under which it is a fixed table, not a parameter.
     PRODUCTS  tensor -> (axis, dial): it is multiplied with another tensor's output and summed over
               that axis, and the sum is divided by the root of the axis that the dial names.
 
@@ -33,6 +34,7 @@ SIZES = {
     "d_model": "width of the residual stream",
     "n_layers": "blocks",
     "n_heads": "attention heads",
+    "n_kv_heads": "heads of keys and values, each shared by a group of query heads",
     "d_head": "width of a head's queries and keys",
     "d_value": "width of a head's values",
     "d_ff": "width of the feed-forward part",
@@ -65,9 +67,10 @@ def parse(text: str) -> Axis:
     """
     role = SIGILS.get(text[:1], "writes")
     parts = (text[1:] if role != "writes" else text).split("*")
-    if not all(re.fullmatch(r"[a-z][a-z0-9_]*|[1-9][0-9]*", part) for part in parts):
+    name, number = r"[a-z][a-z0-9_]*", r"[1-9][0-9]*"
+    if not all(re.fullmatch(f"{name}(/({name}|{number}))?|{number}", part) for part in parts):
         raise XtoolError(f"`{text}` is not an axis", "write it like `n_heads*d_head` or `<d_model`")
-    return Axis(tuple(int(part) if part.isdigit() else part for part in parts), role)
+    return Axis(tuple(map(_number, parts)), role)
 
 
 def pattern_regex(pattern: str) -> re.Pattern[str]:
@@ -93,7 +96,7 @@ class Layout:
         config: the model's dials, where the sizes stand.
         table: name pattern -> axes, in order.
         ties: the aliases that are in force.
-        frozen: names of the fixed tables.
+        frozen: name patterns of the fixed tables.
         products: name pattern -> (summed axis, axis under the root or None).
     """
 
@@ -112,9 +115,14 @@ class Layout:
 
     @cached_property
     def units(self) -> tuple[str, ...]:
-        """The factors that hold units of the model, such as `d_ff`; the data's axes are not."""
-        named = {factor for _, axes in self._patterns for axis in axes for factor in axis.factors}
-        there = {str(f) for f in named - {*DATA} if not isinstance(f, int) and self.config.get(f)}
+        """The factors that hold units of the model, such as `d_ff`; the data's axes are not.
+
+        Of a quotient of two sizes both count, and the quotient.
+        """
+        named = {str(f) for _, axes in self._patterns for axis in axes for f in axis.factors}
+        quotients = {factor for factor in named if "/" in factor}
+        named |= {part for factor in quotients for part in factor.split("/")}
+        there = {f for f in named - {*DATA} if all(map(self.config.get, f.split("/")))}
         return tuple(sorted(there, key=lambda factor: (factor != RESIDUAL, factor)))
 
     @cached_property
@@ -132,6 +140,10 @@ class Layout:
             if regex.fullmatch(name):
                 return axes
         raise XtoolError(f"tensor `{name}` has no axes", "add its pattern to the `AXES` table")
+
+    def is_frozen(self, name: str) -> bool:
+        """Whether a tensor is a fixed table."""
+        return any(pattern_regex(pattern).fullmatch(name) for pattern in self.frozen)
 
     def roles(self, name: str) -> list[tuple[Axis, ...]]:
         """The axes of a stored tensor in each of its roles; a tied tensor has two."""
@@ -152,6 +164,11 @@ class Layout:
         """
         if isinstance(factor, int):
             return factor
+        if "/" in factor:
+            above, below = (self.size(_number(part), layer) for part in factor.split("/"))
+            if above % below:
+                raise XtoolError(f"axis `{factor}` is {above} / {below}, which is not whole")
+            return above // below
         value = self.config.get("vocab_size" if factor == "vocab" else factor)
         if isinstance(value, list) and layer is not None and layer < len(value):
             value = value[layer]
@@ -202,6 +219,10 @@ class Layout:
         return None
 
 
+def _number(text: str) -> str | int:
+    return int(text) if text.isdigit() else text
+
+
 def _product(sizes: Sequence[int]) -> int:
     out = 1
     for size in sizes:
@@ -233,24 +254,26 @@ def layout(config: Mapping[str, Any]) -> Layout:
     own = ("archs", str(config.get("arch")))
     table: dict[str, tuple[str, ...]] = {}
     products: dict[str, tuple[str, str]] = {}
+    frozen: dict[str, list[str]] = dict(registry.literal(*own, "FROZEN", {}))
     if "attention" in config:
         variant = ("layers/attention", str(config["attention"]))
         for key, axes in registry.literal(*variant, "AXES", {}).items():
             table[ATTENTION + key] = axes
         for key, value in registry.literal(*variant, "PRODUCTS", {}).items():
             products[ATTENTION + key] = value
+        for key, conditions in registry.literal(*variant, "FROZEN", {}).items():
+            frozen[ATTENTION + key] = conditions
     table |= registry.literal(*own, "AXES", {})
     if not table:
         raise XtoolError(f"architecture `{own[1]}` has no `AXES` table")
     products |= registry.literal(*own, "PRODUCTS", {})
     tied = registry.literal(*own, "TIED", {}).items()
-    frozen = registry.literal(*own, "FROZEN", {}).items()
     return Layout(
         config=config,
         table=table,
         ties=tuple(Tie(alias, t[0], t[2]) for alias, t in tied if holds(t[1], config)),
         frozen=tuple(
-            name for name, conditions in frozen if any(holds(c, config) for c in conditions)
+            name for name, found in frozen.items() if any(holds(c, config) for c in found)
         ),
         products={key: (axis, _root(config, dial)) for key, (axis, dial) in products.items()},
     )

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from xtool import registry
 from xtool.archs import Architecture
+from xtool.axes import SIZES
 from xtool.errors import UsageError
 from xtool.layers.blocks import Block
 from xtool.layers.linear import Linear
@@ -27,6 +28,7 @@ OPTIONS = [
     ("d_model", "int", 128, "width of the residual stream"),
     ("n_layers", "int", 4, "blocks"),
     ("n_heads", "int", 4, "attention heads"),
+    ("n_kv_heads", "int", None, "heads of keys and values; n_heads unless given"),
     ("d_head", "int", None, "width of a head's queries and keys; d_model / n_heads unless given"),
     ("d_value", "int", None, "width of a head's values; d_head unless given"),
     ("d_ff", "int", None, "width of the feed-forward part; 4 d_model unless given"),
@@ -34,7 +36,12 @@ OPTIONS = [
     ("norm", "none|layernorm|rmsnorm", "layernorm", "norm before each part"),
     ("norm_eps", "float", 1e-5, "what the norm adds to the variance"),
     ("activation", "relu|gelu|swiglu", "gelu", "non-linearity"),
-    ("positions", "none|learned|sinusoidal|sinusoidal-unpaired", "learned", "how places are told"),
+    (
+        "positions",
+        "none|learned|sinusoidal|sinusoidal-unpaired|rotary",
+        "learned",
+        "how places are told",
+    ),
     ("attention", "@layers/attention", "plain", "attention variant"),
     ("attention_output", "bool", True, "project the heads' values onto the residual stream"),
     ("score_scale", "d_head|d_model|none", "d_head", "scores are divided by the root of this"),
@@ -178,7 +185,7 @@ class Gpt(nn.Module):
 class _Entry:
     def configure(self, dials: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         c = dict(dials) | vars(shape)
-        for name in ("d_model", "n_layers", "n_heads", "d_head", "d_value", "d_ff", "d_hidden"):
+        for name in (name for name in SIZES if name in c):
             most = MAX_LAYERS if name == "n_layers" else MAX_WIDTH
             if c[name] is not None and not 1 <= c[name] <= most:
                 raise UsageError(f"`{name}` is {c[name]}, it must be 1 to {most}")
@@ -190,6 +197,7 @@ class _Entry:
                 )
             c["d_head"] = c["d_model"] // c["n_heads"]
         c["d_value"] = c["d_value"] or c["d_head"]
+        c["n_kv_heads"] = c["n_kv_heads"] or c["n_heads"]
         c["d_ff"] = c["d_ff"] or 4 * c["d_model"]
         _check(c)
         return c
@@ -208,11 +216,22 @@ class _Entry:
 
 
 def _check(c: Mapping[str, Any]) -> None:
+    if c["n_heads"] % c["n_kv_heads"]:
+        raise UsageError(
+            f"`n_heads` ({c['n_heads']}) must be divisible by `n_kv_heads` ({c['n_kv_heads']})"
+        )
+    if c["positions"] == "rotary" and c["d_head"] % 2:
+        raise UsageError(f"rotary positions need an even `d_head`, not {c['d_head']}")
     inner = c["n_heads"] * c["d_value"]
     if not c["attention_output"] and inner != c["d_model"]:
         raise UsageError(
             f"without an output projection `n_heads` x `d_value` ({inner}) must be `d_model` "
             f"({c['d_model']})"
+        )
+    if not c["attention_output"] and c["n_kv_heads"] != c["n_heads"]:
+        raise UsageError(
+            f"without an output projection each of `n_heads` ({c['n_heads']}) has its own values, "
+            f"`n_kv_heads` is {c['n_kv_heads']}"
         )
     if c["tied_head"] and c["d_hidden"]:
         raise UsageError("`tied_head` and `d_hidden` exclude each other")

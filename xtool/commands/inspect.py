@@ -130,7 +130,7 @@ def describe(path: Path) -> dict[str, Any]:
             for t in tensors
             if ours
             and not t["name"].startswith("optimizer/")
-            and t["name"].removeprefix("model/") not in ours.frozen
+            and not ours.is_frozen(t["name"].removeprefix("model/"))
         ]
         return {
             "path": str(path),

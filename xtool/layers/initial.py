@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from xtool.axes import RESIDUAL, Layout
-from xtool.layers.positions import TABLES, table
+from xtool.layers.positions import frequencies, table
 from xtool.seeds import derive
 
 CHUNK = 1 << 18
@@ -31,10 +31,10 @@ def initial(
     shape = layout.shape(name)
     stop = shape[0] if stop is None else stop
     axes = layout.axes(name)
-    if name in layout.frozen:
+    if layout.is_frozen(name):
         kind = str(layout.config["positions"])
-        assert kind in TABLES, kind
-        return table(kind, *shape)[start:stop]
+        whole = frequencies(*shape) if kind == "rotary" else table(kind, *shape)
+        return whole[start:stop]
     if axes[0].role == "scales":
         return torch.full((stop - start,), 0.0 if name.endswith("bias") else 1.0)
     if len(shape) == 1:

@@ -4,7 +4,7 @@ A map gives, for each index of the new axis, the old index whose values it takes
 is none. The map of a product such as n_heads*d_head is composed from one map for each factor.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from xtool.axes import Axis, Layout
+from xtool.axes import Layout
 from xtool.checkpoint import Reader
 
 # Stretches of fewer indices than this, on average, are picked one by one.
@@ -46,21 +46,26 @@ def repeat(old: int, new: int) -> Int64[Tensor, "{new}"]:
 
 
 @lru_cache(maxsize=32)
-def axis_map(old: tuple[int, ...], new: tuple[int, ...], along: Along) -> Int64[Tensor, " new"]:
-    """The map of an axis whose factors have these old and new sizes; shared: do not change it."""
+def axis_map(factors: tuple[tuple[int, int, Along], ...]) -> Int64[Tensor, " new"]:
+    """The map of an axis from its factors' old and new sizes and maps; shared: do not change it."""
     out = torch.zeros(1, dtype=torch.int64)
-    for was, now in zip(old, new, strict=True):
+    for was, now, along in factors:
         part = along(was, now)  # (now,)
         both = out[:, None] * was + part[None, :]  # (before, now)
         out = torch.where((out[:, None] < 0) | (part[None, :] < 0), -1, both).flatten()
     return out
 
 
-def new_places(old: tuple[int, ...], new: tuple[int, ...], factor: int) -> Bool[Tensor, " new"]:
-    """Where an axis is new because of one of its factors, as a mask over the whole axis."""
+def new_places(sizes: Sequence[tuple[int, int]], factor: int) -> Bool[Tensor, " new"]:
+    """Where an axis is new because of one of its factors, as a mask over the whole axis.
+
+    Args:
+        sizes: the old and new size of each factor.
+        factor: which.
+    """
     masks = [
         prefix(was, now) < 0 if place == factor else torch.zeros(now, dtype=torch.bool)
-        for place, (was, now) in enumerate(zip(old, new, strict=True))
+        for place, (was, now) in enumerate(sizes)
     ]
     out = torch.zeros(1, dtype=torch.bool)
     for mask in masks:
@@ -68,12 +73,13 @@ def new_places(old: tuple[int, ...], new: tuple[int, ...], factor: int) -> Bool[
     return out
 
 
-def maps(old: Layout, new: Layout, old_name: str, name: str, along: Along) -> list[Tensor]:
-    """One map for each axis of a tensor."""
-    return [
-        axis_map(old.axis_sizes(old_name, axis), new.axis_sizes(name, axis), along)
-        for axis in new.axes(name)
-    ]
+def prefixes(old: Layout, new: Layout, name: str) -> list[Tensor]:
+    """One map for each axis of a tensor: its first indices along every factor."""
+    found = []
+    for axis in new.axes(name):
+        sizes = zip(old.axis_sizes(name, axis), new.axis_sizes(name, axis), strict=True)
+        found.append(axis_map(tuple((was, now, prefix) for was, now in sizes)))
+    return found
 
 
 def gather(
@@ -146,11 +152,3 @@ def copy_numbers(found: Int64[Tensor, " new"], copies: int) -> Int64[Tensor, " n
     out = torch.empty_like(found)
     out[found.argsort(stable=True)] = torch.arange(len(found)) % copies
     return out
-
-
-def factor_of(axis: Axis, old: tuple[int, ...], new: tuple[int, ...]) -> float:
-    """How many times larger an axis became."""
-    was, now = 1, 1
-    for a, b in zip(old, new, strict=True):
-        was, now = was * a, now * b
-    return now / was

@@ -24,7 +24,16 @@ from xtool.header import Header, Training
 from xtool.layers.initial import initial
 from xtool.lineage import step
 from xtool.storage import Source, Spec
-from xtool.surgery.operators import Depth, Fit, Fitted, Growth, Operator
+from xtool.surgery.operators import (
+    KEYS,
+    QUERIES,
+    Depth,
+    Fit,
+    Fitted,
+    Growth,
+    Operator,
+    nearest,
+)
 from xtool.surgery.proof import Proof, compare, require_exact
 from xtool.surgery.widths import changed, resized
 
@@ -162,6 +171,7 @@ def _plan_one(
     new_config |= operator.config(old.config, new_config)
     own = _own(method, dials)
     growth = Growth(reader, old, layout(new_config), seed, own, tuple(layers))
+    _require_groups(growth)
     if reason := operator.refuse(growth):
         raise UsageError(f"`{method}` refuses: {reason}", "see `xtool grow --help` for the others")
     checked(new_config)
@@ -189,9 +199,24 @@ class Proving:
         return found
 
 
+def _require_groups(growth: Growth) -> None:
+    """Raise UsageError where no new head of keys could stand for an old one of each query's."""
+    if not growth.regroups:
+        return
+    keys, now = growth.old.size(KEYS), growth.new.size(KEYS)
+    if now % keys or growth.ratio(QUERIES) != 1:
+        raise UsageError(
+            f"`{KEYS}` {keys} -> {now}: fewer queries for each needs a whole factor and the same "
+            f"`{QUERIES}`",
+            f"grow `--n-kv-heads` first, then `--n-heads`; nearest: {nearest(keys, now)}",
+        )
+
+
 def _require_tables(growth: Growth) -> None:
     """Raise UsageError where a fixed table gets rows that its stored ones do not go on to."""
-    for name in growth.new.frozen:
+    for name in growth.reader.names:
+        if not growth.old.is_frozen(name) or "context" not in growth.old.axes(name)[0].factors:
+            continue
         rows, columns = growth.old.shape(name)
         if growth.new.shape(name)[0] == rows:
             continue

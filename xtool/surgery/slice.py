@@ -16,7 +16,7 @@ from xtool.errors import CheckFailed, UsageError
 from xtool.header import Header, Training
 from xtool.lineage import step
 from xtool.storage import BLOCK, Source, Spec
-from xtool.surgery.gather import gather, maps, prefix
+from xtool.surgery.gather import gather, prefixes
 from xtool.surgery.widths import changed, resized
 
 
@@ -53,15 +53,21 @@ def slice_model(
                     "slicing only makes a model smaller",
                     "to make it larger use `xtool grow`",
                 )
+        new = layout(config)
+        for unit in old.units:
+            if new.size(unit) > old.size(unit):
+                raise UsageError(
+                    f"{path}: `{unit}` would grow from {old.size(unit)} to {new.size(unit)}",
+                    "cut `--n-heads` too, so that each head of keys keeps its queries",
+                )
         if not changed(old.config, config) and (replica is None or count == 1):
             raise UsageError("nothing to slice: every size is already as asked")
-        new = layout(config)
         layers = config.get("n_layers", 1)
         names = [name for name in readers[0].names if (new.layer(name) or 0) < layers]
         specs = [Spec(name, NAMES[readers[0].dtype(name)], new.shape(name)) for name in names]
 
         def rows(reader: Reader, name: str, start: int, stop: int) -> Tensor:
-            found = maps(old, new, name, name, prefix)
+            found = prefixes(old, new, name)
             return gather(reader, name, found, start, stop, reader.dtype(name))
 
         sizes = {name: config[name] for name in SIZES if config.get(name)}

@@ -159,8 +159,8 @@ class GrownState:
 
     def names(self) -> list[str]:
         """The parameters of the grown model."""
-        frozen = self.chosen.growth.new.frozen
-        return [name for name in self.chosen.names() if name not in frozen]
+        new = self.chosen.growth.new
+        return [name for name in self.chosen.names() if not new.is_frozen(name)]
 
     def small_tensors(self) -> dict[str, Tensor]:
         """Factors and ages of every parameter."""
@@ -269,6 +269,8 @@ def notes_on(chosen: Plan, header: Header) -> list[str]:
     if not isinstance(chosen.operator, StatefulOperator):
         return [f"optimizer: starts anew, `{chosen.method}` has no rule for its state"]
     out = [f"optimizer: moments, counters and factors grown by the rule of `{chosen.method}`"]
+    if chosen.growth.regroups:
+        out.append("heads of keys became several: their moments are copied, which is not exact")
     if header.training.get("dials", {}).get("clip"):
         out.append("`--clip` was set: it acts on the norm of all gradients, which growing changes")
     return out

@@ -1,8 +1,9 @@
 """The sizes of a grown or sliced model: what follows from a new width, and what is refused.
 
 When d_model changes, d_head stays and the number of heads scales; a single head scales its width
-instead; d_ff and the hidden width of the head keep their ratio to d_model. Outputs that are the
-symbols grow with them. Every other dial changes only by its own flag.
+instead; d_ff and the hidden width of the head keep their ratio to d_model. Heads of keys keep their
+ratio to those of queries where it stays whole. Outputs that are the symbols grow with them. Every
+other dial changes only by its own flag.
 """
 
 from collections.abc import Mapping
@@ -55,6 +56,10 @@ def resized(
     elif "d_head" not in changes and not (keep_heads and free):
         raise _heads_do_not_fit(config, changes["d_model"])
     new |= changes
+    if "n_kv_heads" in config and "n_kv_heads" not in changes:
+        groups = Fraction(new["n_heads"], config["n_heads"]) * config["n_kv_heads"]
+        if groups.denominator == 1:
+            new["n_kv_heads"] = int(groups)
     if "vocab_size" in changes and config["n_outputs"] == config["vocab_size"]:
         new["n_outputs"] = changes["vocab_size"]
     if "d_head" in changes and "d_value" not in changes and "d_value" in config and free:

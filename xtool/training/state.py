@@ -71,7 +71,7 @@ def slot_tensors(name: str, factors: Factors, ages: tuple[Tensor, ...]) -> dict[
 
 def parameter_shapes(ours: Layout, stored: Shapes) -> Shapes:
     """The shapes of the parameters among a model's stored tensors."""
-    return {name: shape for name, shape in stored.items() if name not in ours.frozen}
+    return {name: shape for name, shape in stored.items() if not ours.is_frozen(name)}
 
 
 def require_optimizer(found: Shapes, parameters: Shapes, where: str) -> bool:

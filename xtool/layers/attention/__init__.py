@@ -14,9 +14,13 @@ class AttentionConfig(Protocol):
     @property
     def n_heads(self) -> int: ...
     @property
+    def n_kv_heads(self) -> int: ...
+    @property
     def d_head(self) -> int: ...
     @property
     def d_value(self) -> int: ...
+    @property
+    def positions(self) -> str: ...
     @property
     def causal(self) -> bool: ...
     @property
@@ -33,8 +37,8 @@ class AttentionConfig(Protocol):
 class Attention(Protocol):
     """What a file in this folder ends with, as `ENTRY`.
 
-    A file also declares the literals `AXES` and `PRODUCTS` (see `xtool.axes`), with names below
-    `blocks.{layer}.attention.`.
+    A file also declares the literals `AXES`, `PRODUCTS` and `FROZEN` (see `xtool.axes`), with names
+    below `blocks.{layer}.attention.`.
     """
 
     def build(self, config: AttentionConfig) -> nn.Module:

@@ -1,7 +1,9 @@
 """Scaled dot-product attention of several heads (Vaswani et al., 2017, arXiv:1706.03762).
 
 Queries and keys may be narrower than values, and the output projection may be left out; the heads'
-values are then the residual's columns themselves. There is no key bias: the softmax cancels it.
+values are then the residual's columns themselves. There is no key bias: the softmax cancels it. A
+group of query heads, side by side, may share a head of keys and values (Ainslie et al., 2023,
+arXiv:2305.13245); so a query's head is a head of keys and a place in its group.
 """
 
 from typing import Any
@@ -13,19 +15,22 @@ from torch.nn import functional as F
 
 from xtool.layers.attention import Attention, AttentionConfig
 from xtool.layers.linear import Linear
+from xtool.layers.positions import turned
 
 AXES = {
-    "q.weight": ("n_heads*d_head", "<d_model"),
-    "k.weight": ("n_heads*d_head", "<d_model"),
-    "v.weight": ("n_heads*d_value", "<d_model"),
-    "o.weight": ("d_model", "<n_heads*d_value"),
+    "q.weight": ("n_kv_heads*n_heads/n_kv_heads*d_head", "<d_model"),
+    "k.weight": ("n_kv_heads*d_head", "<d_model"),
+    "v.weight": ("n_kv_heads*d_value", "<d_model"),
+    "o.weight": ("d_model", "<n_kv_heads*n_heads/n_kv_heads*d_value"),
     "vo.weight": ("d_model", "<d_model"),
-    "q.bias": ("n_heads*d_head",),
-    "v.bias": ("n_heads*d_value",),
+    "frequencies": ("d_head/2",),
+    "q.bias": ("n_kv_heads*n_heads/n_kv_heads*d_head",),
+    "v.bias": ("n_kv_heads*d_value",),
     "o.bias": ("d_model",),
     "vo.bias": ("d_model",),
 }
 PRODUCTS = {"q.*": ("d_head", "score_scale")}
+FROZEN = {"frequencies": ["positions=rotary"]}
 
 
 class Plain(nn.Module):
@@ -38,32 +43,46 @@ class Plain(nn.Module):
         super().__init__()
         d_model, inner = config.d_model, config.n_heads * config.d_value
         bias = config.bias == "all"
-        self.n_heads, self.causal = config.n_heads, config.causal
+        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
+        self.causal = config.causal
         self.scale = {"d_head": config.d_head**-0.5, "d_model": d_model**-0.5, "none": 1.0}[
             config.score_scale
         ]
         self.q = Linear(d_model, config.n_heads * config.d_head, bias)
-        self.k = Linear(d_model, config.n_heads * config.d_head)
+        self.k = Linear(d_model, config.n_kv_heads * config.d_head)
         if config.attention_output:
-            self.v = Linear(d_model, inner, bias)
+            self.v = Linear(d_model, config.n_kv_heads * config.d_value, bias)
             self.o = Linear(inner, d_model, bias)
         else:
             self.vo = Linear(d_model, inner, bias)
+        self.frequencies: Tensor | None = None
+        if config.positions == "rotary":
+            del self.frequencies
+            self.register_buffer("frequencies", torch.empty(config.d_head // 2))
         self.dropout = config.dropout_attention
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """(B, T, D) -> (B, T, D)."""
         values = self.v if hasattr(self, "v") else self.vo
-        q, k, v = (self._heads(part(x)) for part in (self.q, self.k, values))  # (B, H, T, K)
-        drop = self.dropout if self.training else 0.0
+        q = self._heads(self.q(x), self.n_heads)  # (B, H, T, K)
+        k = self._heads(self.k(x), self.n_kv_heads)  # (B, G, T, K)
+        v = self._heads(values(x), self.n_kv_heads)  # (B, G, T, W)
+        if self.frequencies is not None:
+            q, k = turned(q, self.frequencies), turned(k, self.frequencies)
         mixed = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=drop, is_causal=self.causal, scale=self.scale
-        )  # (B, H, T, K)
+            q,
+            k,
+            v,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=self.causal,
+            scale=self.scale,
+            enable_gqa=self.n_kv_heads < self.n_heads,
+        )  # (B, H, T, W)
         out = mixed.transpose(1, 2).flatten(2)  # (B, T, H*K)
         return self.o(out) if hasattr(self, "o") else out
 
-    def _heads(self, x: Float[Tensor, "B T HK"]) -> Float[Tensor, "B H T K"]:
-        return torch.unflatten(x, -1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, T, K)
+    def _heads(self, x: Float[Tensor, "B T HK"], heads: int) -> Float[Tensor, "B H T K"]:
+        return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)  # (B, H, T, K)
 
 
 class _Entry:
@@ -71,8 +90,9 @@ class _Entry:
         return Plain(config)
 
     def flops(self, config: Any, context: int) -> int:
-        d, h, k, v = config.d_model, config.n_heads, config.d_head, config.d_value
-        projections = d * h * (2 * k + v) + (h * v * d if config.attention_output else 0)
+        d, h, g = config.d_model, config.n_heads, config.n_kv_heads
+        k, v = config.d_head, config.d_value
+        projections = d * (h * k + g * (k + v)) + (h * v * d if config.attention_output else 0)
         total: int = 2 * context * (projections + context * h * (k + v))
         return total
 

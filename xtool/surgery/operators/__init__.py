@@ -2,15 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import frexp, sqrt
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from math import frexp, prod, sqrt
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from xtool.axes import DATA, RESIDUAL, Axis, Layout
 from xtool.checkpoint import Reader
-from xtool.surgery.gather import Along, axis_map, gather, prefix
+from xtool.surgery.gather import Along, axis_map, gather, prefix, repeat
+
+# Heads of queries, of keys, and the queries that share a head of keys.
+QUERIES, KEYS, GROUP = "n_heads", "n_kv_heads", "n_heads/n_kv_heads"
+
+
+class Factor(NamedTuple):
+    """A factor of an axis with its old and new size."""
+
+    name: str | int
+    old: int
+    new: int
 
 
 @dataclass(frozen=True)
@@ -56,9 +68,15 @@ class Growth:
     def maps(self, name: str, along: Along) -> list[Tensor]:
         """For each axis of a new tensor, the old index behind each new one, or -1."""
         return [
-            axis_map(*self.sizes(name, axis), prefix if {*axis.factors} & {*DATA} else along)
+            axis_map(tuple((f.old, f.new, self._own(f, along)) for f in self.factors(name, axis)))
             for axis in self.new.axes(name)
         ]
+
+    def _own(self, factor: "Factor", along: Along) -> Along:
+        """The map of a factor: new data have no old index, and key heads follow their queries."""
+        if factor.name in DATA:
+            return prefix
+        return repeat if factor.name == KEYS and self.regroups else along
 
     def gather(
         self, name: str, along: Along, start: int, stop: int, dtype: torch.dtype = torch.float64
@@ -71,9 +89,32 @@ class Growth:
         own = torch.promote_types(self.reader.dtype(self.source(name)), torch.float32)
         return own if frexp(scale)[0] == 0.5 else torch.float64
 
-    def sizes(self, name: str, axis: Axis) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The old and new size of each factor of an axis."""
-        return self.old.axis_sizes(self.source(name), axis), self.new.axis_sizes(name, axis)
+    def factors(self, name: str, axis: Axis) -> list["Factor"]:
+        """The factors of an axis in memory order, with their old and new sizes."""
+        old = self.old.axis_sizes(self.source(name), axis)
+        new = self.new.axis_sizes(name, axis)
+        found = [Factor(*one) for one in zip(axis.factors, old, new, strict=True)]
+        if not (self.regroups and GROUP in axis.factors):
+            return found
+        # The query heads stay in their order; only the groups are drawn anew.
+        queries = Factor(QUERIES, self.old.size(QUERIES), self.new.size(QUERIES))
+        place = axis.factors.index(GROUP)
+        assert axis.factors[place - 1] == KEYS
+        return [*found[: place - 1], queries, *found[place + 1 :]]
+
+    @cached_property
+    def regroups(self) -> bool:
+        """Whether query heads that shared a head of keys and values get one each, or share less.
+
+        Then the new heads of keys are copies of the old ones, under every operator: whatever else
+        they were, old queries would read something new.
+        """
+        return regroups(self.old, self.new)
+
+    def times(self, name: str, axis: Axis) -> float:
+        """How many times larger an axis became."""
+        found = self.factors(name, axis)
+        return prod(f.new for f in found) / prod(f.old for f in found)
 
     def ratio(self, factor: str) -> float:
         """How many times larger one size became."""
@@ -91,6 +132,20 @@ class Growth:
         axes = self.new.axes(name)
         plain = axes[0].role == "writes" and axes[0].factors == (RESIDUAL,)
         return plain and self.new.layer(name) is not None
+
+
+def regroups(old: Layout, new: Layout) -> bool:
+    """Whether fewer query heads share a head of keys and values than before."""
+    return GROUP in old.units and new.size(GROUP) < old.size(GROUP)
+
+
+def uneven(old: Layout, new: Layout) -> str:
+    """Which size grows by no whole factor, as a reason to refuse; empty where there is none."""
+    for unit in old.units:
+        was, now = old.size(unit), new.size(unit)
+        if now % was and not (unit == GROUP and regroups(old, new)):
+            return f"`{unit}` {was} -> {now} is not a whole factor; nearest: {nearest(was, now)}"
+    return ""
 
 
 def nearest(old: int, new: int) -> str:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from xtool.axes import RESIDUAL, Axis, Layout
 from xtool.seeds import derive
-from xtool.surgery.gather import prefix, tile
-from xtool.surgery.operators import Growth
+from xtool.surgery.gather import prefix, repeat, tile
+from xtool.surgery.operators import KEYS, Factor, Growth, uneven
 
 DATA_AXES = ("vocab", "context", "n_outputs")
 
@@ -23,11 +23,9 @@ Values = Callable[[Key], Tensor]
 
 def copies(old: Layout, new: Layout) -> bool:
     """Whether the growth is by whole factors, where copies are exact; see `clone`."""
-    factors = {f for texts in old.table.values() for t in texts for f in t.strip("<=").split("*")}
-    for factor in factors - set(DATA_AXES):
-        if old.config.get(factor) and new.size(factor) % old.size(factor):
-            return False
-    wider = RESIDUAL in factors and new.size(RESIDUAL) > old.size(RESIDUAL)
+    if uneven(old, new):
+        return False
+    wider = RESIDUAL in old.units and new.size(RESIDUAL) > old.size(RESIDUAL)
     return not (wider and old.ties and old.config.get("norm") == "none")
 
 
@@ -103,17 +101,17 @@ class Maps:
         """For each axis of a tensor the maps of its factors that grow."""
         out = []
         for axis in self.growth.new.axes(name):
-            sizes = zip(axis.factors, *self.growth.sizes(name, axis), strict=True)
-            out.append([self._key(name, axis, f, was, now) for f, was, now in sizes if was != now])
+            factors = self.growth.factors(name, axis)
+            out.append([self._key(name, axis, one) for one in factors if one.old != one.new])
         return out
 
-    def _key(self, name: str, axis: Axis, factor: str | int, old: int, new: int) -> Key:
+    def _key(self, name: str, axis: Axis, factor: Factor) -> Key:
         product = self.growth.new.product(name)
-        summed = product is not None and product[0] == factor
+        summed = product is not None and product[0] == factor.name
         kind: str = "reads" if summed else axis.role
         if kind == "scales" and name.endswith("bias"):
             kind = "shifts"
-        return kind, str(factor), old, new
+        return kind, str(factor.name), factor.old, factor.new
 
     def _depth(self, name: str) -> Key | None:
         """The coefficients of a layer's tensor, where the number of layers grows."""
@@ -129,9 +127,9 @@ class Maps:
             return None
         axis = self.growth.new.axes(name)[place]
         left, out = list(keys), torch.ones(1, 1)
-        for factor, size in zip(axis.factors, self.growth.new.axis_sizes(name, axis), strict=True):
-            grown = bool(left) and left[0][1] == str(factor)
-            part = values(left.pop(0)) if grown else torch.eye(size)
+        for factor in self.growth.factors(name, axis):
+            grown = bool(left) and left[0][1] == str(factor.name)
+            part = values(left.pop(0)) if grown else torch.eye(factor.new)
             out = torch.kron(out, part)
         return out
 
@@ -151,6 +149,8 @@ class Maps:
         corner = _one_hot(prefix(old, new), old)
         if factor in DATA_AXES:
             return corner
+        if factor == KEYS and self.growth.regroups:
+            return _one_hot(repeat(old, new), old)
         if kind.startswith("depth"):
             if kind == "depth":
                 corner[old:, -1] = 1

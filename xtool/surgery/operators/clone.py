@@ -16,8 +16,8 @@ from torch import Tensor
 from xtool.axes import RESIDUAL
 from xtool.layers.initial import chunks
 from xtool.seeds import derive
-from xtool.surgery.gather import copy_numbers, factor_of, runs, tile
-from xtool.surgery.operators import Carry, Growth, Operator, nearest
+from xtool.surgery.gather import copy_numbers, runs, tile
+from xtool.surgery.operators import Carry, Growth, Operator, uneven
 
 PROMISE = "exact"
 CONDITION = "whole factors; a tied head needs a final norm"
@@ -32,12 +32,8 @@ class Clone:
 
     def refuse(self, growth: Growth) -> str:
         """A size that is no whole multiple, or a tied head that reads the stream without a norm."""
-        for size in growth.old.units:
-            old, new = growth.old.size(size), growth.new.size(size)
-            if new % old:
-                return (
-                    f"`{size}` {old} -> {new} is not a whole factor; nearest: {nearest(old, new)}"
-                )
+        if reason := uneven(growth.old, growth.new):
+            return reason
         wider = growth.ratio(RESIDUAL) > 1
         if wider and growth.old.ties and growth.old.config.get("norm") == "none":
             return "a tied head without a final norm would multiply the logits"
@@ -67,7 +63,7 @@ class Clone:
         out = 1.0
         for axis in growth.new.axes(name):
             if axis.role == "reads":
-                out *= factor_of(axis, *growth.sizes(name, axis))
+                out *= growth.times(name, axis)
         product = growth.new.product(name)
         if product is not None:
             out *= growth.ratio(product[0])

@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from xtool.archs import architecture, build, stored_names
-from xtool.axes import layout
+from xtool.axes import RESIDUAL, layout
 from xtool.dataset import Split
 from xtool.errors import UsageError, XtoolError
 from xtool.seeds import derive
 from xtool.surgery.operators import Fit, Growth, Operator
 from xtool.surgery.operators._maps import DATA_AXES, Key, Maps, copies
+from xtool.surgery.operators.clone import ENTRY as CLONE
 from xtool.surgery.operators.pad import ENTRY as PAD
 from xtool.tasks import Task, open_data, require_fit, task_of
 from xtool.training.optimizers import lr_factor
@@ -69,7 +70,8 @@ class Learned:
                 raise UsageError(f"`{name}` is {growth.dials[name]}, it must be at least {low}")
         if growth.dials["fit_lr"] <= 0:
             raise UsageError(f"`fit_lr` is {growth.dials['fit_lr']}, it must be above 0")
-        if not any(key[1] not in DATA_AXES for key in Maps(growth, growth.reader.names, {}).starts):
+        names = [name for name in growth.reader.names if not _untouched(growth, name)]
+        if not any(key[1] not in DATA_AXES for key in Maps(growth, names, {}).starts):
             return "nothing grows that a map could be fitted to"
         return "" if copies(growth.old, growth.new) else PAD.refuse(growth)
 
@@ -86,6 +88,8 @@ class Learned:
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Rows of the mapped tensor, which is made whole once."""
+        if _untouched(growth, name):
+            return _start(growth).rows(growth, name, start, stop)
         self.fit(growth)
         maps: Maps = growth.memory["learned"][0]
         if growth.memory.get("mapped", ("",))[0] != name:
@@ -102,7 +106,8 @@ def _fitted(growth: Growth) -> tuple[Maps, Fit]:
     require_fit(growth.new.config, data.header, str(path))
     with torch.device("meta"):
         model = build(growth.new.config)
-    maps = Maps(growth, stored_names(model, growth.new), {})
+    names = [name for name in stored_names(model, growth.new) if not _untouched(growth, name)]
+    maps = Maps(growth, names, {})
     for key, start in maps.starts.items():
         maps.changes[key] = torch.zeros_like(start, dtype=torch.float32)
     fitting = _Fitting(maps, model, task_of(data.header, str(path)), data.split("train"))
@@ -118,14 +123,31 @@ def _fitted(growth: Growth) -> tuple[Maps, Fit]:
     return maps, Fit(note=note, inputs={"data": data.header.digest}, flops=flops)
 
 
+def _untouched(growth: Growth, name: str) -> bool:
+    """Whether a tensor is a fixed table apart from the stream, which no map should change."""
+    axes = growth.new.axes(name)
+    return growth.new.is_frozen(name) and all(RESIDUAL not in axis.factors for axis in axes)
+
+
+def _start(growth: Growth) -> Operator:
+    """The operator whose growth the maps start from."""
+    return CLONE if copies(growth.old, growth.new) else PAD
+
+
 class _Fitting:
     """The grown model as a function of its maps, and the steps that fit them."""
 
     def __init__(self, maps: Maps, model: nn.Module, task: Task, split: Split) -> None:
         self.maps, self.model, self.task, self.split = maps, model, task, split
-        self.dials, self.seed = maps.growth.dials, maps.growth.seed
+        growth = maps.growth
+        self.dials, self.seed = growth.dials, growth.seed
         names = {source for name in maps.names for source in maps.sources(name)}
         self.old = {name: maps.growth.reader.tensor(name).float() for name in sorted(names)}
+        self.tables = {
+            name: _start(growth).rows(growth, name, 0, growth.new.shape(name)[0]).float()
+            for name in stored_names(model, growth.new)
+            if _untouched(growth, name)
+        }
         self.starts = {key: start.float() for key, start in maps.starts.items()}
         learnt = [key for key in maps.changes if key[1] not in DATA_AXES]
         parameters = [maps.changes[key].requires_grad_() for key in learnt]
@@ -140,6 +162,7 @@ class _Fitting:
             key: start + self.maps.changes[key] for key, start in self.starts.items()
         }
         tensors = {n: self.maps.tensor(n, self.old, made.__getitem__) for n in self.maps.names}
+        tensors |= self.tables
         logits = functional_call(self.model, tensors, (self.split.inputs[batch],))  # (B, T, C)
         return self.task.loss(logits, self.split.targets[batch]).mean()
 

@@ -8,7 +8,7 @@ are multiplied, one gets zeros. New entries so have a gradient from the first or
 """
 
 from collections.abc import Mapping
-from math import sqrt
+from math import prod, sqrt
 from typing import Any
 
 import torch
@@ -84,15 +84,16 @@ class Pad:
     def _silent(self, growth: Growth, name: str, place: int) -> Tensor:
         """The new indices of one axis that must not be heard: written zero, or read with zero."""
         axis = growth.new.axes(name)[place]
-        old, new = growth.sizes(name, axis)
+        factors = growth.factors(name, axis)
+        sizes = [(one.old, one.new) for one in factors]
         product = growth.new.product(name)
-        out = torch.zeros(len(new_places(old, new, 0)), dtype=torch.bool)
-        for at, factor in enumerate(axis.factors):
-            hidden = axis.role == "reads" and factor != RESIDUAL
-            written = axis.role == "writes" and factor == RESIDUAL
-            multiplied = product is not None and factor == product[0]
+        out = torch.zeros(prod(new for _, new in sizes), dtype=torch.bool)
+        for at, factor in enumerate(factors):
+            hidden = axis.role == "reads" and factor.name != RESIDUAL
+            written = axis.role == "writes" and factor.name == RESIDUAL
+            multiplied = product is not None and factor.name == product[0]
             if hidden or written or multiplied:
-                out |= new_places(old, new, at)
+                out |= new_places(sizes, at)
         return out
 
     def _averaged(self, growth: Growth, name: str) -> bool:

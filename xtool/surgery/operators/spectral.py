@@ -147,7 +147,7 @@ def _beside(growth: Growth, name: str, start: int, stop: int) -> Tensor:
     kept = found[0][start:stop] >= 0
     if len(found) == 1:
         return torch.where(kept, values, fresh)
-    if name not in growth.new.frozen:
+    if not growth.new.is_frozen(name):
         seed = derive(growth.seed, "spectral table", name)
         shape = growth.new.shape(name)
         drawn = draw(shape, seed, start, stop, lambda v, g: v.normal_(generator=g))

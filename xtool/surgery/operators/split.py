@@ -72,12 +72,13 @@ class Split:
         product = growth.new.product(name)
         if product is None:
             return None
-        old, new = growth.sizes(name, axis)
-        within = [
-            was if factor == product[0] else now
-            for factor, was, now in zip(axis.factors, old, new, strict=True)
-        ]
-        return axis_map(tuple(within), new, tile)
+        # Copies along the summed factor are of one unit, those along the others are units too.
+        return axis_map(
+            tuple(
+                (one.old if one.name == product[0] else one.new, one.new, tile)
+                for one in growth.factors(name, axis)
+            )
+        )
 
     def _shares(
         self, growth: Growth, name: str, groups: Tensor, rows: int, start: int, stop: int
