@@ -53,10 +53,7 @@ for width in $(tac -s ' ' <<< "$widths "); do
     fresh "small-$width" small $((width / 2)) $half 16
     fresh "untrained-$width" untrained $((width / 2)) 0 16
 done
-for ratio in $ratios; do
-    fresh "small-$at-ratio$ratio" small $((at / ratio)) $half 16
-    fresh "untrained-$at-ratio$ratio" untrained $((at / ratio)) 0 16
-done
+for ratio in $ratios; do fresh "small-$at-ratio$ratio" small $((at / ratio)) $half 16; done
 for before in $splits; do fresh "small-$at-split$before" small $((at / 2)) "$before" 16; done
 for batch in $batches; do
     fresh "scratch-$at-batch$batch" scratch "$at" $epochs "$batch"
@@ -72,7 +69,6 @@ done
 for kind in $some; do
     for ratio in $ratios; do
         grown "grown-$at-ratio$ratio-$kind" "$kind, ratio $ratio" "small-$at-ratio$ratio" "$kind" "$at" "scratch-$at"
-        grown "control-$at-ratio$ratio-$kind" "untrained $kind, ratio $ratio" "untrained-$at-ratio$ratio" "$kind" "$at" "scratch-$at"
     done
     for before in $splits; do
         grown "grown-$at-split$before-$kind" "$kind, $before+$((epochs - before))" "small-$at-split$before" "$kind" "$at" "scratch-$at"
@@ -107,7 +103,7 @@ tables() {
 since() {
     printf '\n%s epochs since growth, against the same construction on an untrained small model\n\n' $half
     for kind in $some; do
-        xtool evaluate {grown,control}-"$1-$kind".rows.jsonl "${dev[@]}" --where epoch=$half --against "untrained $kind${2:-}" --format markdown
+        xtool evaluate {grown,control}-"$1-$kind".rows.jsonl "${dev[@]}" --where epoch=$half --against "untrained $kind" --format markdown
     done
 }
 names() { ls "$@" 2> /dev/null | sed 's/\.st$//'; }
@@ -116,8 +112,7 @@ names() { ls "$@" 2> /dev/null | sed 's/\.st$//'; }
         tables "width-$width" $(names {grown,control}-"$width"-[a-z]*.st | grep -v -e ratio -e split[0-9] -e batch) "scratch-$width"
         since "$width"
     done
-    tables ratio $(names {grown,control}-"$at"-ratio*.st) $(for kind in $some; do names {grown,control}-"$at-$kind".st; done) "scratch-$at"
-    for ratio in $ratios; do since "$at-ratio$ratio" ", ratio $ratio"; done
+    tables ratio $(names grown-"$at"-ratio*.st) $(for kind in $some; do names grown-"$at-$kind".st; done) "scratch-$at"
     tables split $(names grown-"$at"-split*.st) $(for kind in $some; do names grown-"$at-$kind".st; done) "scratch-$at"
     for batch in $batches; do
         tables "batch-$batch" $(names {grown,control}-"$at-batch$batch"-*.st) "scratch-$at-batch$batch"
