@@ -3,7 +3,7 @@
 #
 #   examples/growth.sh [OUT]           widths 48, 96, 192, ten seeds: some hours on two cores
 #   examples/growth.sh --full [OUT]    widths 384 and 768 too
-#   examples/growth.sh --fast [OUT]    one width, two seeds, little data: a minute
+#   examples/growth.sh --fast [OUT]    one width, two seeds, little data: two minutes
 #
 # At each width: a model from scratch, models grown by each KIND from a trained one of half the width,
 # and controls grown from an UNTRAINED one, which show what a construction alone is worth. Then at one

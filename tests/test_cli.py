@@ -561,9 +561,21 @@ def test_impossible_values_are_refused(
 
 
 @pytest.mark.slow
+def test_the_comparison_of_spectra_runs(tmp_path: Path) -> None:
+    done = shell(f"bash {ROOT / 'examples' / 'spectra.sh'} --fast out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "out" / "tables.md").read_text()
+    assert all(f"| {label} " in table for label in ("large-untrained", "small-2", "grown-trained"))
+    assert (tmp_path / "out" / "spectra.png").exists()
+
+
+@pytest.mark.slow
 def test_the_growth_experiment_runs(tmp_path: Path) -> None:
     done = shell(f"bash {ROOT / 'examples' / 'growth.sh'} --fast out", tmp_path)
     assert done.returncode == 0, done.stderr
-    table = (tmp_path / "out" / "table.md").read_text()
+    table = (tmp_path / "out" / "tables.md").read_text()
     assert "| untrained pad | dev   | accuracy_difference |" in table
-    assert (tmp_path / "out" / "curves-16.png").exists()
+    for study in ("width-16", "ratio", "split", "batch-64"):
+        assert f"## {study}" in table
+        for kind in ("epochs", "flops", "by-epoch", "by-flops", "loss-by-epoch"):
+            assert (tmp_path / "out" / f"{study}-{kind}.png").exists()

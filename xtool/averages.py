@@ -9,7 +9,7 @@ from xtool.intervals import Estimate, estimate, p_value, wilson
 from xtool.rows import Row, require_column, row, short
 
 BASELINES = ("majority",)
-ALONGSIDE = ("metric", "split", "seed", "replica", "step", "epoch")
+ALONGSIDE = ("metric", "split", "seed", "replica", "step", "epoch", "tensor", "layer")
 UNLIKE = ("arch", "task", "data", "split", "metric")
 FRACTIONS = ("accuracy", *BASELINES)
 

@@ -20,6 +20,7 @@ FORMATS = ("png", "svg", "pdf", "html")
 # Okabe and Ito (2008): told apart with every kind of colour vision; markers differ too.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = "osD^vPX"
+LINES = ("-", "--", ":", "-.")
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.grid": True,

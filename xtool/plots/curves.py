@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from xtool.averages import summarise
 from xtool.errors import UsageError
 from xtool.plots import Plot, Request
-from xtool.plots._draw import COLOURS, MARKERS, series_label
+from xtool.plots._draw import COLOURS, LINES, MARKERS, series_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,12 +30,14 @@ def curves(axes: "Axes", request: Request) -> None:
             raise UsageError(f"column `{request.x}` is not a number", "use `--kind bars`")
         cells = sorted(summarise(own, [request.x]).items())
         x = [key[0] for key, _ in cells]
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        turn, place = divmod(number, len(COLOURS))
+        colour, marker, line = COLOURS[place], MARKERS[place], LINES[turn % len(LINES)]
         axes.plot(
             x,
             [cell.value for _, cell in cells],
             color=colour,
             marker=marker,
+            linestyle=line,
             markersize=4,
             label=series_label(request.by, name),
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from xtool.averages import summarise
 from xtool.errors import UsageError
 from xtool.plots import Plot, Request
-from xtool.plots._draw import COLOURS
+from xtool.plots._draw import COLOURS, LINES
 from xtool.rows import Row
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 X = "rank"
 BY = "label"
 ACROSS, MOST = 4, 64
-LINES = ("-", "--", "-.", ":")
 HEIGHT = 1.6  # inches a row of panels
 
 
