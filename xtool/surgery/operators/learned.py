@@ -33,7 +33,7 @@ from xtool.seeds import derive
 from xtool.surgery.operators import Fit, Growth, Operator
 from xtool.surgery.operators._maps import DATA_AXES, Key, Maps, copies
 from xtool.surgery.operators.pad import ENTRY as PAD
-from xtool.tasks import Task, open_data, require_fit, task_of
+from xtool.tasks import Task, fitted, open_data, task_of
 from xtool.training.optimizers import lr_factor
 from xtool.training.run import FORWARD_AND_BACKWARD
 
@@ -98,8 +98,9 @@ class Learned:
 def _fitted(growth: Growth) -> tuple[Maps, Fit]:
     """Maps after the fit, and its report."""
     path = Path(growth.dials["data"])
-    data = open_data(path)
-    require_fit(growth.new.config, data.header, str(path))
+    header = growth.reader.source.require_header()
+    grown = header.model_copy(update={"config": dict(growth.new.config)})
+    data = fitted(open_data(path), grown, str(path))
     with torch.device("meta"):
         model = build(growth.new.config)
     maps = Maps(growth, stored_names(model, growth.new), {})
@@ -123,6 +124,7 @@ class _Fitting:
 
     def __init__(self, maps: Maps, model: nn.Module, task: Task, split: Split) -> None:
         self.maps, self.model, self.task, self.split = maps, model, task, split
+        self.inputs, self.targets = split.pool(torch.device("cpu"))
         self.dials, self.seed = maps.growth.dials, maps.growth.seed
         names = {source for name in maps.names for source in maps.sources(name)}
         self.old = {name: maps.growth.reader.tensor(name).float() for name in sorted(names)}
@@ -134,20 +136,20 @@ class _Fitting:
         )
         self.order = (-1, torch.empty(0))
 
-    def loss(self, batch: Tensor) -> Tensor:
-        """The mean loss of some training examples, (B,) -> ()."""
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of some training examples, (B, T) each -> ()."""
         made: dict[Key, Tensor] = {
             key: start + self.maps.changes[key] for key, start in self.starts.items()
         }
         tensors = {n: self.maps.tensor(n, self.old, made.__getitem__) for n in self.maps.names}
-        logits = functional_call(self.model, tensors, (self.split.inputs[batch],))  # (B, T, C)
-        return self.task.loss(logits, self.split.targets[batch]).mean()
+        logits = functional_call(self.model, tensors, (inputs,))  # (B, T, C)
+        return self.task.loss(logits, targets).mean()
 
     @torch.no_grad()
     def measure(self) -> float:
         """The loss on the first training examples, without dropout."""
         self.model.eval()
-        return float(self.loss(torch.arange(min(MEASURED, len(self.split)))))
+        return float(self.loss(self.split.inputs[:MEASURED], self.split.targets[:MEASURED]))
 
     def step(self, number: int) -> int:
         """One step of the optimizer; the examples that it saw.
@@ -162,7 +164,7 @@ class _Fitting:
         torch.manual_seed(derive(self.seed, "fit step", number))
         self.model.train()
         batch = self._batch(number)
-        loss = self.loss(batch)
+        loss = self.loss(self.inputs[batch], self.targets[batch])
         if not torch.isfinite(loss):
             raise XtoolError(
                 f"the fit's loss is {loss.item()} at step {number}", "lower `--fit-lr`"
@@ -178,7 +180,7 @@ class _Fitting:
         epoch, place = divmod(number, -(-len(self.split) // size))
         if self.order[0] != epoch:
             generator = torch.Generator().manual_seed(derive(self.seed, "fit order", epoch))
-            self.order = (epoch, torch.randperm(len(self.split), generator=generator))
+            self.order = (epoch, self.split.order(generator))
         return self.order[1][place * size : (place + 1) * size]
 
 
