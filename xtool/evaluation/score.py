@@ -15,8 +15,8 @@ from xtool.intervals import estimate
 from xtool.rows import Row, row
 from xtool.tasks import Task
 
-# Examples and positions of a batch, at most.
-BATCH, POSITIONS = 1024, 32768
+BATCH = 1024
+POSITIONS = 32768
 LOWER_IS_BETTER = ("loss", "bits_per_char", "bits_per_byte", "squared_error")
 
 
@@ -33,7 +33,7 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
     device = next(model.parameters()).device
     model.eval()
     parts: list[dict[str, Tensor]] = []
-    size = max(1, min(BATCH, POSITIONS // split.inputs.shape[1]))
+    size = together(split, BATCH)
     for at in range(0, len(split), size):
         inputs = split.inputs[at : at + size].to(device)  # (B, T)
         targets = split.targets[at : at + size].to(device)  # (B, T)
@@ -49,6 +49,11 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
     for unit, each in split.units.items():
         found[f"bits_per_{unit}"] = found["loss"] / (math.log(2) * each)
     return found
+
+
+def together(split: Split, most: int) -> int:
+    """How many examples to compute at once: `most`, fewer where they are long."""
+    return max(1, min(most, POSITIONS // split.inputs.shape[1]))
 
 
 def metrics(task: Task, split: Split) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from xtool.axes import Layout
 from xtool.checkpoint import Reader
 from xtool.dataset import Dataset
 from xtool.errors import CheckFailed, XtoolError
+from xtool.evaluation.score import together
 from xtool.seeds import derive
 from xtool.tasks import Task, fitted, task_of
 
@@ -105,7 +106,8 @@ def compare(
         data = fitted(data, small.source.require_header(), "the data")
         name = "dev" if "dev" in data.splits else "train"
         split, task = data.split(name), task_of(data.header, "the data")
-        inputs, targets = split.inputs[:EXAMPLES], split.targets[:EXAMPLES]  # (B, T)
+        number = together(split, EXAMPLES)
+        inputs, targets = split.inputs[:number], split.targets[:number]  # (B, T)
         found = _run_both(small, grown, inputs)
         difference, largest = max(difference, found[0]), max(largest, found[1])
         before = found[2]

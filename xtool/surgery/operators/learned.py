@@ -29,6 +29,7 @@ from xtool.archs import architecture, build, stored_names
 from xtool.axes import layout
 from xtool.dataset import Split
 from xtool.errors import UsageError, XtoolError
+from xtool.evaluation.score import together
 from xtool.seeds import derive
 from xtool.surgery.operators import Fit, Growth, Operator
 from xtool.surgery.operators._maps import DATA_AXES, Key, Maps, copies
@@ -149,7 +150,8 @@ class _Fitting:
     def measure(self) -> float:
         """The loss on the first training examples, without dropout."""
         self.model.eval()
-        return float(self.loss(self.split.inputs[:MEASURED], self.split.targets[:MEASURED]))
+        some = together(self.split, MEASURED)
+        return float(self.loss(self.split.inputs[:some], self.split.targets[:some]))
 
     def step(self, number: int) -> int:
         """One step of the optimizer; the examples that it saw.
