@@ -302,10 +302,8 @@ def test_a_metric_in_bits_can_be_reached(book: Path, xtool: Run) -> None:
     assert xtool(*args, "--reach", "bits_per_char=99", "-o", "m.st").code == 0
     written = rows.read(book.with_name("m.rows.jsonl").read_text(), "x")
     assert [one["value"] for one in written if one["metric"] == "reached_step"] == [0]
-    assert (
-        "did you mean `bits_per_char`"
-        in xtool(*args, "--reach", "bits_per_chr=1", "-o", "n.st").err
-    )
+    done = xtool(*args, "--reach", "bits_per_chr=1", "-o", "n.st")
+    assert "did you mean `bits_per_char`" in done.err
 
 
 def test_the_context_is_a_dial_with_a_default_and_a_place_in_run_files(
@@ -436,10 +434,20 @@ def test_a_header_without_the_sizes_of_its_text_is_refused(book: Path) -> None:
     assert task_of(header, "x") is TASK
 
 
-def test_a_corpus_has_its_customary_splits() -> None:
-    ours = registry.literal("corpora", "text8", "DEFAULTS")
-    assert set(ours) <= {dial.name for dial in options("tasks", "language")}
-    assert ours == {"dev_fraction": 0.05, "test_fraction": 0.05}
+def test_a_corpus_has_its_customary_splits(
+    xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, literal = registry.literal("corpora", "text8", "DEFAULTS"), registry.literal
+
+    def as_text8(folder: str, *rest: Any) -> Any:
+        return ours if (folder, rest[1]) == ("corpora", "DEFAULTS") else literal(folder, *rest)
+
+    monkeypatch.setattr(registry, "literal", as_text8)
+    for flags, dev in ([], 0.05), (["--dev-fraction", 0.2], 0.2):
+        assert xtool("prepare", "language", "builtin", *flags, "-o", "b.st", "--force").code == 0
+        sizes = load(tmp_path / "b.st")[0].task["tokens"]
+        shares = [sizes[name] / sum(sizes.values()) for name in ("train", "dev", "test")]
+        assert shares == pytest.approx([0.95 - dev, dev, 0.05], abs=1e-5)
 
 
 def test_an_unknown_tokenizer_is_refused() -> None:

@@ -2,7 +2,8 @@
 
 The text is cut into train, dev and test by position, in this order, and each is one stream of
 tokens, characters unless another tokenizer is named. The loss is given in nats a token, and so that
-tokenizers can be compared, in bits a character and a byte of the split's text.
+tokenizers can be compared, in bits a character and a byte of the split's text: of UTF-8 with plain
+line ends, as it was read.
 """
 
 from collections.abc import Mapping
