@@ -87,7 +87,7 @@ def test_what_is_not_text_is_refused_with_the_place(raw: bytes, message: str) ->
 
 def test_the_large_corpus_contains_the_small_one() -> None:
     small, large = read_corpus("builtin"), read_corpus("builtin-large")
-    assert small.paragraphs == large.paragraphs[: len(small.paragraphs)]
+    assert large.text.startswith("\n\n".join(small.paragraphs))
     assert sum(map(len, large.paragraphs)) > 2 * sum(map(len, small.paragraphs))
 
 

@@ -8,10 +8,11 @@ from xtool.errors import UsageError, unknown
 from xtool.intervals import Estimate, estimate, p_value, wilson
 from xtool.rows import Row, require_column, row, short
 
-BASELINES = ("majority",)
+# The metric that each baseline is one of.
+BASELINES = {"majority": "accuracy", "unigram": "loss"}
 ALONGSIDE = ("metric", "split", "seed", "replica", "step", "epoch", "tensor", "layer")
 UNLIKE = ("arch", "task", "data", "split", "metric")
-FRACTIONS = ("accuracy", *BASELINES)
+FRACTIONS = ("accuracy", "majority")
 
 
 def bounded(metric: str, found: Estimate) -> Estimate:

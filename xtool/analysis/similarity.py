@@ -18,11 +18,13 @@ from torch.func import functional_call
 from xtool.analysis.spectrum import model_columns
 from xtool.archs import Model, build
 from xtool.checkpoint import Reader, model_reader
+from xtool.config import check_model
 from xtool.dataset import Dataset
 from xtool.errors import XtoolError
+from xtool.header import Header
 from xtool.rows import Row, row
 from xtool.storage import Source
-from xtool.tasks import require_fit
+from xtool.tasks import fitted
 
 # Positions that are compared, and those of one forward pass.
 POSITIONS, BATCH = 16384, 4096
@@ -114,7 +116,7 @@ def similarity_rows(
     Their `n` is the number of examples, the first ones of the split.
 
     Args:
-        paths: the models, two or more.
+        paths: the models, two or more; all read inputs of the shortest context among them.
         labels: their names in the rows.
         data: the examples.
         split: which of them.
@@ -125,23 +127,31 @@ def similarity_rows(
             first's, or too few positions.
         CheckFailed: a digest does not match.
     """
-    inputs = data.split(split).inputs
+    shortest = min((_header(path) for path in paths), key=lambda one: one.config["context"])
+    inputs = fitted(data, shortest, "the data").split(split).inputs
     inputs = inputs[: max(1, POSITIONS // inputs.shape[1])]  # (N, T)
     if inputs.numel() < LEAST:
         raise XtoolError(f"split `{split}` has {inputs.numel()} positions, cka needs {LEAST}")
     rows: list[Row] = []
     with Source(paths[0]) as source:
         first = model_reader(source)
-        require_fit(source.require_header("model").config, data.header, str(paths[0]))
+        fitted(data, source.require_header("model"), str(paths[0]))
         for path, label in zip(paths[1:], labels[1:], strict=True):
             with Source(path) as other:
                 reader = model_reader(other)
-                require_fit(other.require_header("model").config, data.header, str(path))
+                fitted(data, other.require_header("model"), str(path))
                 columns = model_columns(reader, label) | {"split": split, "n": len(inputs)}
                 found = _compare(first, reader, inputs, note)
                 base = columns | {"against": labels[0]}
                 rows += [row(metric="cka", value=v, layer=name, **base) for name, v in found]
     return rows
+
+
+def _header(path: Path) -> Header:
+    with Source(path) as source:
+        header = source.require_header("model")
+        check_model(header.config, str(path))
+        return header
 
 
 def _compare(

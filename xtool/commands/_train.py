@@ -14,8 +14,8 @@ from xtool.dataset import find_data
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.storage import Source
-from xtool.tasks import make_data, open_data
-from xtool.training.dials import REPORT, RESULT
+from xtool.tasks import make_data, open_data, task_of
+from xtool.training.dials import CONTEXT, REPORT, RESULT
 from xtool.training.journal import state_path
 from xtool.training.run import Run
 from xtool.training.setup import fresh_config, preset, set_up, trained_config
@@ -46,6 +46,8 @@ class Asked:
         """The architecture's dials of a run, but for the derived ones that nobody set."""
         dials = model_options(run.config["arch"], run.config.get("attention"))
         said = [d for d in dials if d.default is not None or self.dial(d.name) is not None]
+        if task_of(run.data.header, "data").shape(run.data.header).context is None:
+            said.append(CONTEXT)
         return {dial.name: run.config[dial.name] for dial in said}
 
     def params(self, run: Run) -> int:
@@ -80,13 +82,14 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
     task_dials = registry.literal("tasks", str(data.header.task["name"]), "DEFAULTS", {})
     if parent:
         declared = model_options(arch, parent.config.get("attention"))
+        declared.append(CONTEXT)
         given = {d.name: d.parse(asked.dial(d.name), "the run file or flag") for d in declared}
         config = trained_config(parent.config, given)
     elif saved:
         config = dict(saved.config)
         check_model(config, str(state_path(out)))
         ready = preset(str(config["arch"]), asked.preset, asked.dial("d_model"))
-        for dial in model_options(str(config["arch"]), config.get("attention")):
+        for dial in [*model_options(str(config["arch"]), config.get("attention")), CONTEXT]:
             here = asked.dial(dial.name)
             here = ready.get(dial.name) if here is None else here
             if here not in (None, config[dial.name]):
@@ -99,7 +102,8 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
         ready = preset(arch, asked.preset, asked.dial("d_model"))
         layers = [*asked.layers, ("preset", ready), ("task", task_dials)]
         model_dials = resolve(model_options(arch, asked.dial("attention")), layers)
-        config = fresh_config(arch, model_dials, data.header)
+        context = resolve([CONTEXT], layers)["context"]
+        config = fresh_config(arch, model_dials, data.header, context)
     dials = _training_dials(asked, saved or parent, bool(saved), task_dials)
     if parent and parent.kind == "resume":
         for name in ("beta1", "beta2"):

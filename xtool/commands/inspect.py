@@ -182,15 +182,16 @@ def _pairs(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, dict):
             yield from _pairs(value, f"{prefix}{name}.")
         else:
-            yield f"  {prefix}{name} = {value}"
+            line = str(value).replace("\n", "\\n")
+            yield f"  {prefix}{name} = {line}"
 
 
 def _examples(path: Path, number: int) -> str:
-    from xtool.dataset import read_dataset
-    from xtool.tasks import task_of
+    from xtool.tasks import open_data, task_of
 
-    data = read_dataset(path)
-    split = data.split("train")
+    data = open_data(path)
     task = task_of(data.header, str(path))
+    usual = registry.literal("tasks", str(data.header.task["name"]), "DEFAULTS", {}).get("context")
+    split = data.cut(min(usual or 1, data.longest)).split("train")
     lines = task.show(data.header, split.inputs[:number], split.targets[:number], None)
     return "\n".join(lines) + "\n"

@@ -73,9 +73,12 @@ def prepare(
         raise UsageError("`--lines` takes the place of a corpus; give one of them")
     source = corpus or str(registry.literal("tasks", name, "CORPUS"))
     known_dials = options("tasks", name) + COMMON
+    named = source in registry.names("corpora")
+    customary = registry.literal("corpora", source, "DEFAULTS", {}) if named else {}
     layers = [
         (SAID, dials),
         (str(config_file), run_file(config_file, "prepare", known_dials)),
+        ("the corpus", customary),
     ]
     values = resolve(known_dials, layers)
     seed = values.pop("seed")

@@ -32,14 +32,14 @@ def sample(
     from xtool.dataset import find_data
     from xtool.evaluation.score import predict
     from xtool.seeds import derive
-    from xtool.tasks import open_data, require_fit, task_of
+    from xtool.tasks import fitted, open_data, task_of
 
     for path in own or ():
         registry.admit(str(path))
     place = one_path(model)
     header, _, built = read_model(place)
     found = open_data(data or find_data(header, [place.parent, Path.cwd()]))
-    require_fit(header.config, found.header, str(place))
+    found = fitted(found, header, "the data")
     chosen = found.split(split)
     generator = torch.Generator().manual_seed(derive(seed, "sample"))
     picked = torch.randperm(len(chosen), generator=generator)[:examples]

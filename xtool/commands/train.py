@@ -23,7 +23,7 @@ from xtool.commands._ui import (
     write_stdout,
 )
 from xtool.config import Option, model_options, resolve, run_file_text
-from xtool.training.dials import REPORT, RESULT
+from xtool.training.dials import CONTEXT, REPORT, RESULT
 
 CHOICE = [Option("arch", "text", "gpt", ""), Option("preset", "text", None, "")]
 
@@ -34,7 +34,8 @@ def panels() -> dict[str, list[Option]]:
     attention = known("layers/attention", peek("--attention"))
     ready = ", ".join(registry.literal("archs", arch, "PRESETS", {})) or "it has none"
     preset = Option("preset", "text", None, f"a named set of these dials: {ready}")
-    groups = {f"Model `{arch}`": [preset, *model_options(arch, attention)], "Training": RESULT}
+    model = [preset, *model_options(arch, attention), CONTEXT]
+    groups = {f"Model `{arch}`": model, "Training": RESULT}
     return {name: _with_tasks(dials) for name, dials in groups.items()} | {OUTPUT: REPORT}
 
 

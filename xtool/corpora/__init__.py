@@ -17,50 +17,60 @@ class Text:
 
     Attributes:
         name: such as `builtin`, or a file's name without its folder.
-        paragraphs: the text, cut where its author cut it.
+        text: all of it, to the character.
         sha256: of the source's bytes as they were read.
         note: what a reader of the header should know, such as the Python version.
     """
 
     name: str
-    paragraphs: list[str]
+    text: str
     sha256: str
     note: str = ""
 
+    @property
+    def paragraphs(self) -> list[str]:
+        """The text cut at blank lines."""
+        return [part for part in self.text.split("\n\n") if part.strip()]
+
+    @property
+    def lines(self) -> list[str]:
+        """The text cut at line ends."""
+        return self.text.removesuffix("\n").split("\n")
+
 
 class Corpus(Protocol):
-    """What a file in this folder ends with, as `ENTRY`."""
+    """What a file in this folder ends with, as `ENTRY`.
+
+    A file may also declare the literal `DEFAULTS`: dials of `prepare` that are customary for it.
+    """
 
     def __call__(self) -> Text:
         """Read the corpus, from this machine or from a verified download."""
 
 
 def text_of(name: str, raw: bytes, note: str = "") -> Text:
-    """A corpus from the bytes of a UTF-8 text; blank lines part its paragraphs.
+    """A corpus from the bytes of a UTF-8 text.
 
     Raises:
         XtoolError: empty, or not UTF-8 (the position is named).
     """
     text = decode(raw, name)
-    paragraphs = [part for part in text.split("\n\n") if part.strip()]
-    if not paragraphs:
+    if not text.strip():
         raise XtoolError(f"{name}: the corpus is empty")
-    return Text(name, paragraphs, hashlib.sha256(raw).hexdigest(), note)
+    return Text(name, text, hashlib.sha256(raw).hexdigest(), note)
 
 
 def read_lines(path: Path) -> Text:
-    """A file that holds one example a line; each line is a paragraph.
+    """A file that holds one example a line.
 
     Raises:
         XtoolError: unreadable, empty, or not text.
     """
     raw = read_bytes(path, "give a file with one example a line")
-    lines = decode(raw, path).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    if not lines:
+    text = decode(raw, path)
+    if not text:
         raise XtoolError(f"{path}: has no lines")
-    return Text(str(path), lines, hashlib.sha256(raw).hexdigest())
+    return Text(str(path), text, hashlib.sha256(raw).hexdigest())
 
 
 def read_corpus(name: str) -> Text:

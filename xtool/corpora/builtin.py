@@ -10,10 +10,9 @@ def read() -> Text:
     """The topics in the order of their names."""
     from pydoc_data.topics import topics
 
-    texts = [topics[name] for name in sorted(topics)]
-    paragraphs = [part for text in texts for part in text.split("\n\n") if part.strip()]
-    digest = hashlib.sha256("\n\n".join(texts).encode()).hexdigest()
-    return Text("builtin", paragraphs, digest, f"help topics of Python {platform.python_version()}")
+    text = "\n\n".join(topics[name] for name in sorted(topics))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Text("builtin", text, digest, f"help topics of Python {platform.python_version()}")
 
 
 ENTRY: Corpus = read

@@ -27,11 +27,11 @@ def read() -> Text:
             texts += _docstrings(path)
     if not texts:
         raise XtoolError("the standard library's sources are not installed", "use `builtin`")
-    topics = read_topics()
-    paragraphs = topics.paragraphs + [p for t in texts for p in t.split("\n\n") if p.strip()]
-    digest = hashlib.sha256("\n\n".join(paragraphs).encode()).hexdigest()
+    paragraphs = [p for t in texts for p in t.split("\n\n") if p.strip()]
+    text = "\n\n".join(read_topics().paragraphs + paragraphs)
+    digest = hashlib.sha256(text.encode()).hexdigest()
     note = f"help topics and docstrings of Python {platform.python_version()}"
-    return Text("builtin-large", paragraphs, digest, note)
+    return Text("builtin-large", text, digest, note)
 
 
 def _docstrings(path: Path) -> list[str]:

@@ -1,4 +1,8 @@
-"""The first 100 million characters of cleaned Wikipedia, checked by size and alphabet."""
+"""The first 100 million characters of cleaned Wikipedia, checked by size and alphabet.
+
+Language models are by custom trained on its first 90 million, chosen by the next 5 and compared on
+the last 5; its `DEFAULTS` say so.
+"""
 
 import zipfile
 
@@ -9,6 +13,7 @@ from xtool.errors import XtoolError
 
 URL = "http://mattmahoney.net/dc/text8.zip"
 SIZE = 100_000_000
+DEFAULTS = {"dev_fraction": 0.05, "test_fraction": 0.05}
 
 
 def read() -> Text:

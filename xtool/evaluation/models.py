@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xtool.archs import count as parameters
 from xtool.archs import read_model
+from xtool.averages import BASELINES
 from xtool.axes import REPLICAS
 from xtool.dataset import Dataset, find_data
 from xtool.errors import XtoolError
@@ -17,7 +18,7 @@ from xtool.header import Header
 from xtool.intervals import estimate, p_value
 from xtool.rows import Row, read, row
 from xtool.storage import Source
-from xtool.tasks import open_data, require_fit, task_of
+from xtool.tasks import fitted, open_data, task_of
 
 
 class Evaluator:
@@ -55,6 +56,11 @@ class Evaluator:
         data = self._data_path(header, path)
         against = pair[0] if pair else None
         other = self._scores(pair[0], data, pair[1]) if pair else None
+        if other and other[0].config["context"] != header.config["context"]:
+            raise XtoolError(
+                f"{path} has `context` {header.config['context']}, {against} "
+                f"{other[0].config['context']}: their examples differ, so there are no pairs"
+            )
         base = columns_of_model(header, params) | {
             "label": label or header.training.get("label") or path.name.removesuffix(".st"),
             "digest": header.digest,
@@ -82,9 +88,8 @@ class Evaluator:
         data_path = data_path or self._data_path(header, path)
         if data_path not in self._read:
             self._read[data_path] = open_data(data_path)
-        data = self._read[data_path]
+        data = fitted(self._read[data_path], header, str(data_path))
         task = task_of(header, str(path))
-        require_fit(header.config, data.header, str(data_path))
         model = model.to(self.device)
         found = {}
         for split in data.splits if "all" in self.splits else self.splits:
@@ -103,9 +108,7 @@ def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor], **columns: 
     """The mean of the paired differences over examples, with interval and p-value."""
     out = []
     for metric in ours:
-        if metric not in theirs or (
-            torch.equal(ours[metric], theirs[metric]) and metric == "majority"
-        ):
+        if metric not in theirs or metric in BASELINES:
             continue
         pairs = (ours[metric] - theirs[metric]).tolist()
         mean = estimate(pairs)

@@ -1,5 +1,6 @@
 """Scores of a model on a split, example by example, and the rows that they make."""
 
+import math
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from xtool.rows import Row, row
 from xtool.tasks import Task
 
 BATCH = 1024
+POSITIONS = 32768
 LOWER_IS_BETTER = ("loss", "bits_per_char", "bits_per_byte", "squared_error")
 
 
@@ -22,7 +24,8 @@ LOWER_IS_BETTER = ("loss", "bits_per_char", "bits_per_byte", "squared_error")
 def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tensor, " N"]]:
     """Each metric for each example of a split, (N,) float64 on the CPU.
 
-    Batches have a fixed size, so the result depends on nothing but model and data.
+    Batches have a fixed size, so the result depends on nothing but model and data. Where the split
+    knows how many characters and bytes its tokens are, the loss is given in bits of each as well.
 
     Raises:
         XtoolError: a score is NaN or infinite.
@@ -30,9 +33,10 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
     device = next(model.parameters()).device
     model.eval()
     parts: list[dict[str, Tensor]] = []
-    for at in range(0, len(split), BATCH):
-        inputs = split.inputs[at : at + BATCH].to(device)  # (B, T)
-        targets = split.targets[at : at + BATCH].to(device)  # (B, T)
+    size = together(split, BATCH)
+    for at in range(0, len(split), size):
+        inputs = split.inputs[at : at + size].to(device)  # (B, T)
+        targets = split.targets[at : at + size].to(device)  # (B, T)
         found = task.score(model(inputs), targets)
         parts.append({name: values.cpu() for name, values in found.items()})
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -42,7 +46,19 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
                 f"the model's {name} is {float(values.mean())}: its logits are out of range",
                 "the run that made it diverged: lower `--lr`, or set `--clip 1`",
             )
+    for unit, each in split.units.items():
+        found[f"bits_per_{unit}"] = found["loss"] / (math.log(2) * each)
     return found
+
+
+def together(split: Split, most: int) -> int:
+    """How many examples to compute at once: `most`, fewer where they are long."""
+    return max(1, min(most, POSITIONS // split.inputs.shape[1]))
+
+
+def metrics(task: Task, split: Split) -> tuple[str, ...]:
+    """The metrics that `scores` gives of a split."""
+    return (*task.metrics, *(f"bits_per_{unit}" for unit in split.units))
 
 
 @torch.inference_mode()

@@ -67,7 +67,7 @@ def request(
         chosen = [one for one in chosen if one["split"] == "dev"]
     if registry.literal("plots", kind, "LAST", False) and x not in ("step", "epoch"):
         chosen = last(chosen)
-    base = [one for one in rows if one["metric"] in BASELINES and y == "accuracy"]
+    base = [one for one in rows if BASELINES.get(one["metric"]) == y]
     return Request(chosen, x, y, by, base)
 
 

@@ -18,8 +18,9 @@ from xtool.axes import Layout
 from xtool.checkpoint import Reader
 from xtool.dataset import Dataset
 from xtool.errors import CheckFailed, XtoolError
+from xtool.evaluation.score import together
 from xtool.seeds import derive
-from xtool.tasks import Task, require_fit, task_of
+from xtool.tasks import Task, fitted, task_of
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 POSITIONS = 1024
@@ -102,10 +103,11 @@ def compare(
     difference, largest, before, _ = _run_both(small, grown, inputs)
     losses = None
     if data is not None:
-        require_fit(config, data.header, "the data")
+        data = fitted(data, small.source.require_header(), "the data")
         name = "dev" if "dev" in data.splits else "train"
         split, task = data.split(name), task_of(data.header, "the data")
-        inputs, targets = split.inputs[:EXAMPLES], split.targets[:EXAMPLES]  # (B, T)
+        number = together(split, EXAMPLES)
+        inputs, targets = split.inputs[:number], split.targets[:number]  # (B, T)
         found = _run_both(small, grown, inputs)
         difference, largest = max(difference, found[0]), max(largest, found[1])
         before = found[2]

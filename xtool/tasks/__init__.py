@@ -18,20 +18,23 @@ from xtool.lineage import step
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model must read and write: V symbols in, T positions, C classes out."""
+    """What a model must read and write: V symbols in, T positions, C classes out.
+
+    A `context` of None is for the model to choose.
+    """
 
     vocab_size: int
-    context: int
+    context: int | None
     n_outputs: int
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task's examples with what the header says of them."""
+    """A task's examples, or running texts as symbols (N,), with what the header says of them."""
 
     task: dict[str, Any]
     tokenizer: dict[str, Any]
-    splits: dict[str, Split]
+    splits: Mapping[str, Split | Tensor]
 
 
 @runtime_checkable
@@ -51,7 +54,11 @@ class Task(Protocol):
         """Examples from a text, split into train, dev and test."""
 
     def prepare_lines(self, files: Mapping[str, Text], dials: Mapping[str, Any]) -> Prepared:
-        """Examples that stand ready, one a line, by split."""
+        """Examples that stand ready, one a line, by split.
+
+        Raises:
+            UsageError: the task has no such examples.
+        """
 
     def shape(self, header: Header) -> Shape:
         """What a model for this data must read and write."""
@@ -67,7 +74,10 @@ class Task(Protocol):
         """Each metric's mean over the positions of each example, (B,) in float64."""
 
     def baselines(self, train: Split, split: Split) -> dict[str, Float64[Tensor, " N"]]:
-        """What needs no model, such as the majority class: metric -> (N,) in float64."""
+        """What needs no model, such as the majority class, (N,) in float64.
+
+        Their names stand in `averages.BASELINES`.
+        """
 
     def show(
         self, header: Header, inputs: Tensor, targets: Tensor, predictions: Tensor | None
@@ -98,28 +108,60 @@ def open_data(path: Path) -> Dataset:
     data = read_dataset(path)
     shape = task_of(data.header, str(path)).shape(data.header)
     for name, split in data.splits.items():
-        for part, tensor, classes in (
-            ("inputs", split.inputs, shape.vocab_size),
-            ("targets", split.targets, shape.n_outputs),
-        ):
-            where = f"{path}: `{name}.{part}`"
-            if tensor.ndim != 2 or tensor.shape[1] != shape.context or tensor.is_floating_point():
-                raise XtoolError(f"{where} is not N x {shape.context} whole numbers")
-            low, high = int(tensor.min()), int(tensor.max())
-            if low < 0 or high >= classes:
-                raise XtoolError(f"{where} holds {low} to {high}, the task has 0 to {classes - 1}")
+        if isinstance(split, Tensor) != (shape.context is None):
+            kind = "running text" if shape.context is None else "examples"
+            raise XtoolError(f"{path}: split `{name}` is not the {kind} that its task has")
+        if isinstance(split, Tensor):
+            parts = [("tokens", split, shape.vocab_size)]
+        else:
+            parts = [
+                ("inputs", split.inputs, shape.vocab_size),
+                ("targets", split.targets, shape.n_outputs),
+            ]
+        for part, tensor, classes in parts:
+            _require_symbols(tensor, shape.context, classes, f"{path}: `{name}.{part}`")
     return data
+
+
+def _require_symbols(tensor: Tensor, context: int | None, classes: int, where: str) -> None:
+    length = () if context is None else (context,)
+    if tuple(tensor.shape[1:]) != length or tensor.is_floating_point():
+        raise XtoolError(f"{where} is not {' x '.join(['N', *map(str, length)])} whole numbers")
+    low, high = int(tensor.min()), int(tensor.max())
+    if low < 0 or high >= classes:
+        raise XtoolError(f"{where} holds {low} to {high}, the task has 0 to {classes - 1}")
 
 
 def require_fit(config: Mapping[str, Any], data: Header, where: str) -> None:
     """Raise XtoolError unless a model reads and writes what the data has."""
     shape = task_of(data, where).shape(data)
     for name, needed in vars(shape).items():
-        if config[name] != needed:
+        if needed is not None and config[name] != needed:
             raise XtoolError(
                 f"the data needs `{name}` {needed}, the model has {config[name]}",
                 "prepare the data like the model's own; see `xtool inspect`",
             )
+
+
+def fitted(data: Dataset, model: Header, where: str) -> Dataset:
+    """Data as a model reads it, a running text as windows of its context.
+
+    Args:
+        data: as it was opened.
+        model: the model's header.
+        where: the data's name, for errors.
+
+    Raises:
+        XtoolError: the model reads or writes something else, or a text is shorter than its context.
+    """
+    require_fit(model.config, data.header, where)
+    if model.tokenizer and model.tokenizer != data.header.tokenizer:
+        raise XtoolError(
+            f"{where}: its symbols stand for other characters than the model's, though there are "
+            "as many",
+            "prepare the data like the model's own; see `xtool inspect`",
+        )
+    return data.cut(model.config["context"])
 
 
 def make_data(

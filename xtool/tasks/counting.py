@@ -151,7 +151,7 @@ def _cut(text: Text, length: int, wanted: dict[str, int], seed: int) -> dict[str
 
 
 def _require_lines(text: Text, length: int) -> list[str]:
-    for number, line in enumerate(text.paragraphs, 1):
+    for number, line in enumerate(text.lines, 1):
         if len(line) != length:
             raise XtoolError(
                 f"{text.name}: line {number} has {len(line)} characters, the task has {length}",
@@ -159,7 +159,7 @@ def _require_lines(text: Text, length: int) -> list[str]:
             )
         if bad := set(line) - set(ALPHABET):
             raise XtoolError(f"{text.name}: line {number} holds {min(bad)!r}, not a to z or space")
-    return text.paragraphs
+    return text.lines
 
 
 def counts(symbols: Integer[Tensor, "N T"], cap: int) -> UInt8[Tensor, "N T"]:

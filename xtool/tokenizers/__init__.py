@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from xtool import registry
@@ -19,7 +20,7 @@ class Tokenizer(Protocol):
         """What `restore` needs, as JSON values."""
 
     def encode(self, text: str) -> Tensor:
-        """The symbols of a text, (T,) uint8 or int64.
+        """The symbols of a text, (T,), in `symbol_type`.
 
         Raises:
             XtoolError: a character that it does not know; the position is named.
@@ -32,8 +33,26 @@ class Tokenizer(Protocol):
 class TokenizerKind(Protocol):
     """What a file in this folder ends with, as `ENTRY`."""
 
+    def fit(self, text: str) -> Tokenizer:
+        """A tokenizer that knows all of a text."""
+
     def restore(self, header: dict[str, Any]) -> Tokenizer:
         """The tokenizer that wrote this header."""
+
+
+def symbol_type(size: int) -> torch.dtype:
+    """The smallest type that holds `size` symbols: uint8 up to 256 of them, else int32."""
+    return torch.uint8 if size <= 256 else torch.int32
+
+
+def fit(name: str, text: str) -> Tokenizer:
+    """A tokenizer of that name that knows all of a text.
+
+    Raises:
+        UsageError: no such tokenizer.
+    """
+    kind: TokenizerKind = registry.load("tokenizers", name)
+    return kind.fit(text)
 
 
 def restore(header: dict[str, Any]) -> Tokenizer:

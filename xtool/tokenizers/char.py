@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from xtool.errors import XtoolError
-from xtool.tokenizers import Tokenizer, TokenizerKind
+from xtool.tokenizers import Tokenizer, TokenizerKind, symbol_type
+
+CHUNK = 1 << 20  # characters
 
 
 @dataclass(frozen=True)
@@ -32,27 +34,36 @@ class CharTokenizer:
         return {"name": "char", "alphabet": self.alphabet}
 
     def encode(self, text: str) -> Tensor:
-        """The symbols of a text, (T,) int64.
+        """The symbols of a text, (T,) uint8, or int32 where there are more than 256.
 
         Raises:
             XtoolError: a character outside the alphabet.
         """
-        places = {character: place for place, character in enumerate(self.alphabet)}
-        try:
-            return torch.tensor([places[character] for character in text], dtype=torch.int64)
-        except KeyError as error:
-            at = text.index(error.args[0])
+        if unknown := set(text) - set(self.alphabet):
+            at, alphabet = min(map(text.index, unknown)), self.alphabet
+            known = repr(alphabet) if len(alphabet) < 100 else f"of {len(alphabet)} characters"
             raise XtoolError(
-                f"character {error.args[0]!r} (column {at + 1}) is not in the alphabet "
-                f"{self.alphabet!r}"
-            ) from error
+                f"character {text[at]!r} (column {at + 1}) is not in the alphabet {known}"
+            )
+        places = torch.zeros(1 + max(map(ord, self.alphabet)), dtype=symbol_type(self.size))
+        places[_codes(self.alphabet).long()] = torch.arange(self.size).to(places.dtype)
+        parts = [text[at : at + CHUNK] for at in range(0, len(text), CHUNK)]
+        return torch.cat([places[_codes(part)] for part in parts] or [places[:0]])
 
     def decode(self, symbols: Tensor) -> str:
         """The text of symbols (T,)."""
-        return "".join(self.alphabet[int(symbol)] for symbol in symbols)
+        return "".join(self.alphabet[symbol] for symbol in symbols.tolist())
+
+
+def _codes(text: str) -> Tensor:
+    """The code points of a text that is not empty, (T,)."""
+    return torch.frombuffer(bytearray(text.encode("utf-32-le", "surrogatepass")), dtype=torch.int32)
 
 
 class _Kind:
+    def fit(self, text: str) -> Tokenizer:
+        return CharTokenizer("".join(sorted(set(text))))
+
     def restore(self, header: dict[str, Any]) -> Tokenizer:
         return CharTokenizer(header.get("alphabet", ""))
 

@@ -1,6 +1,6 @@
 """The dials of training, the same for every task and architecture."""
 
-from xtool.config import from_rows
+from xtool.config import Option, from_rows
 
 # What changes the result, and stands in the lineage.
 RESULT = from_rows(
@@ -24,6 +24,9 @@ RESULT = from_rows(
         ("threads", "int", None, "CPU threads; all cores unless given"),
     ]
 )
+
+# How long the examples are, where the data leave it to the model; it stands in the configuration.
+CONTEXT = Option("context", "int", None, "positions an example, where the data are a running text")
 
 # What only decides what is written, and when.
 REPORT = from_rows(

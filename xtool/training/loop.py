@@ -50,7 +50,7 @@ class _Loop:
         self.who = Replicas(run.model, run.config, len(run.seeds))
         self.device = self.who.device
         split = run.data.split("train")
-        self.inputs, self.targets = split.inputs.to(self.device), split.targets.to(self.device)
+        self.inputs, self.targets = split.pool(self.device)
         self.orders: dict[int, tuple[int, Tensor]] = {}
         self.state_path = state_path(run.out)
         slots = load_state(run, self.state_path) if resume else run.slots
@@ -110,7 +110,7 @@ class _Loop:
             generator = torch.Generator().manual_seed(
                 derive(seed, "order", self.run.steps_before, epoch)
             )
-            order = torch.randperm(len(self.inputs), generator=generator)
+            order = self.run.data.split("train").order(generator)
             self.orders[seed] = (epoch, order.to(self.device))
         size = int(self.run.dials["batch_size"])
         return self.orders[seed][1][place * size : (place + 1) * size]

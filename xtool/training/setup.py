@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from xtool.axes import REPLICAS, RESIDUAL, SIZES, Layout, layout
 from xtool.checkpoint import model_reader
 from xtool.dataset import Dataset
 from xtool.errors import UsageError, XtoolError, unknown
+from xtool.evaluation.score import metrics
 from xtool.header import Header
 from xtool.lineage import Step, step
 from xtool.storage import Source
-from xtool.tasks import Shape, require_fit, task_of
+from xtool.tasks import Shape, fitted, task_of
 from xtool.training.dials import REPORT
 from xtool.training.optimizers import Slot
 from xtool.training.replicas import stacked
@@ -81,9 +83,30 @@ def threads_of(wanted: int | None) -> int:
     return torch.get_num_threads()
 
 
-def fresh_config(arch: str, dials: Mapping[str, Any], data: Header) -> dict[str, Any]:
-    """The configuration of a new model for this data."""
+def fresh_config(
+    arch: str, dials: Mapping[str, Any], data: Header, context: int | None = None
+) -> dict[str, Any]:
+    """The configuration of a new model for this data.
+
+    Args:
+        arch: the architecture.
+        dials: the architecture's.
+        data: the header of the data.
+        context: positions of an example, where the data leave them free.
+
+    Raises:
+        UsageError: dials that contradict each other, or another context than that of the data.
+    """
     shape: Shape = task_of(data, "data").shape(data)
+    if context is not None and context != (shape.context or context):
+        raise UsageError(
+            f"`--context` is {context}, the examples of the data have {shape.context} positions",
+            "leave it out; it is for a running text",
+        )
+    context = shape.context or context
+    if context is None or context < 1:
+        raise UsageError(f"`--context` is {context}, it must be at least 1")
+    shape = replace(shape, context=context)
     config: dict[str, Any] = {"arch": arch, **dials}
     if sources := registry.source_digests([arch, str(dials.get("attention"))]):
         config["sources"] = sources
@@ -123,9 +146,10 @@ def set_up(
         out: the model's path.
 
     Raises:
-        XtoolError: the parent is unreadable, or does not fit the data.
+        XtoolError: the parent is unreadable, or the data do not fit the model.
         UsageError: a dial outside its range.
     """
+    data = data.cut(config["context"])
     check_dials(dials, data)
     config = {name: value for name, value in config.items() if name != REPLICAS}
     ours, count = layout(config), int(dials["replicas"])
@@ -138,7 +162,7 @@ def set_up(
             start(model, ours, dials["seed"] + replica)
     else:
         header, slots = _fill_from(models, ours, parent)
-        require_fit(config, data.header, str(parent))
+        fitted(data, header, "the data")
         inputs["from"], before = header.digest, header.training.get("progress", {})
         steps = list(header.lineage)
     threads = threads_of(dials["threads"])
@@ -231,7 +255,7 @@ def check_dials(dials: Mapping[str, Any], data: Dataset) -> None:
             finite = False
         if not finite:
             raise UsageError(f"`--reach {dials['reach']}` is not METRIC=VALUE")
-        known = task_of(data.header, "data").metrics
+        known = metrics(task_of(data.header, "data"), data.split("dev"))
         if metric not in known:
             raise unknown("metric", metric, known)
 

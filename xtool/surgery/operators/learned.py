@@ -29,12 +29,13 @@ from xtool.archs import architecture, build, stored_names
 from xtool.axes import RESIDUAL, layout
 from xtool.dataset import Split
 from xtool.errors import UsageError, XtoolError
+from xtool.evaluation.score import together
 from xtool.seeds import derive
 from xtool.surgery.operators import Fit, Growth, Operator
 from xtool.surgery.operators._maps import DATA_AXES, Key, Maps, copies
 from xtool.surgery.operators.clone import ENTRY as CLONE
 from xtool.surgery.operators.pad import ENTRY as PAD
-from xtool.tasks import Task, open_data, require_fit, task_of
+from xtool.tasks import Task, fitted, open_data, task_of
 from xtool.training.optimizers import lr_factor
 from xtool.training.run import FORWARD_AND_BACKWARD
 
@@ -102,8 +103,9 @@ class Learned:
 def _fitted(growth: Growth) -> tuple[Maps, Fit]:
     """Maps after the fit, and its report."""
     path = Path(growth.dials["data"])
-    data = open_data(path)
-    require_fit(growth.new.config, data.header, str(path))
+    header = growth.reader.source.require_header()
+    grown = header.model_copy(update={"config": dict(growth.new.config)})
+    data = fitted(open_data(path), grown, str(path))
     with torch.device("meta"):
         model = build(growth.new.config)
     names = [name for name in stored_names(model, growth.new) if not _untouched(growth, name)]
@@ -140,6 +142,7 @@ class _Fitting:
     def __init__(self, maps: Maps, model: nn.Module, task: Task, split: Split) -> None:
         self.maps, self.model, self.task, self.split = maps, model, task, split
         growth = maps.growth
+        self.inputs, self.targets = split.pool(torch.device("cpu"))
         self.dials, self.seed = growth.dials, growth.seed
         names = {source for name in maps.names for source in maps.sources(name)}
         self.old = {name: maps.growth.reader.tensor(name).float() for name in sorted(names)}
@@ -156,21 +159,22 @@ class _Fitting:
         )
         self.order = (-1, torch.empty(0))
 
-    def loss(self, batch: Tensor) -> Tensor:
-        """The mean loss of some training examples, (B,) -> ()."""
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of some training examples, (B, T) each -> ()."""
         made: dict[Key, Tensor] = {
             key: start + self.maps.changes[key] for key, start in self.starts.items()
         }
         tensors = {n: self.maps.tensor(n, self.old, made.__getitem__) for n in self.maps.names}
         tensors |= self.tables
-        logits = functional_call(self.model, tensors, (self.split.inputs[batch],))  # (B, T, C)
-        return self.task.loss(logits, self.split.targets[batch]).mean()
+        logits = functional_call(self.model, tensors, (inputs,))  # (B, T, C)
+        return self.task.loss(logits, targets).mean()
 
     @torch.no_grad()
     def measure(self) -> float:
         """The loss on the first training examples, without dropout."""
         self.model.eval()
-        return float(self.loss(torch.arange(min(MEASURED, len(self.split)))))
+        some = together(self.split, MEASURED)
+        return float(self.loss(self.split.inputs[:some], self.split.targets[:some]))
 
     def step(self, number: int) -> int:
         """One step of the optimizer; the examples that it saw.
@@ -185,7 +189,7 @@ class _Fitting:
         torch.manual_seed(derive(self.seed, "fit step", number))
         self.model.train()
         batch = self._batch(number)
-        loss = self.loss(batch)
+        loss = self.loss(self.inputs[batch], self.targets[batch])
         if not torch.isfinite(loss):
             raise XtoolError(
                 f"the fit's loss is {loss.item()} at step {number}", "lower `--fit-lr`"
@@ -201,7 +205,7 @@ class _Fitting:
         epoch, place = divmod(number, -(-len(self.split) // size))
         if self.order[0] != epoch:
             generator = torch.Generator().manual_seed(derive(self.seed, "fit order", epoch))
-            self.order = (epoch, torch.randperm(len(self.split), generator=generator))
+            self.order = (epoch, self.split.order(generator))
         return self.order[1][place * size : (place + 1) * size]
 
 
