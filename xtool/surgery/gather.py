@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from xtool.axes import Axis, Layout
-from xtool.checkpoint import Reader
+from xtool.checkpoint import Reader, one_thread
 
 # Stretches of fewer indices than this, on average, are picked one by one.
 SHORT = 16
@@ -76,6 +76,7 @@ def maps(old: Layout, new: Layout, old_name: str, name: str, along: Along) -> li
     ]
 
 
+@one_thread()
 def gather(
     reader: Reader,
     name: str,
