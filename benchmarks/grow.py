@@ -6,9 +6,12 @@ A random llama-shaped model of 12 layers (125M float32 parameters at `--width` 7
 width by `clone`, and compared with a plain streaming read of the source and write of as many bytes
 as the grown model has: blocks of 4 MiB, fsync of file and folder, nothing else. The kinds run in
 interleaved rounds, each in a process of its own that times itself, so imports are aside; so is the
-proof, which runs both models. The whole command, with imports and proof, is run once at the end.
-Memory is a process's peak less that of one that only imports what growing imports. `--gb` adds one
-round with a model of 2048 columns and so many gigabytes.
+proof, which runs both models. The copy's process imports the same: the memory of the file before it
+has then been free for as long, and a virtual machine whose host takes free memory back pays alike
+for it. `warm` writes as much first and removes it, so that the memory is at hand; a kind's seconds
+of processor time stand beside its own. The whole command, with imports and proof, is run at the
+end. Memory is a process's peak less that of one that only imports what growing imports. `--gb` adds
+one round with a model of 2048 columns and so many gigabytes.
 """
 
 import argparse

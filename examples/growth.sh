@@ -17,7 +17,7 @@ case $mode in --fast | --full) shift ;; *) mode= ;; esac
 mkdir -p "${1:-growth}" && cd "${1:-growth}"
 
 widths=${WIDTHS-48 96 192} at=${AT-96} replicas=${REPLICAS:-10} lr=${LR:-1e-4} jobs=${JOBS:-2}
-kinds=${KINDS:-pad clone split identity identity-qkv double spectral random} some=${SOME:-pad identity-qkv}
+kinds=${KINDS-pad clone split identity identity-qkv double spectral random} some=${SOME:-pad identity-qkv}
 ratios=${RATIOS-3 4} splits=${SPLITS-1 3 7 9} batches=${BATCHES-64 128} epochs=10
 network=(--preset counting) data=()
 if [ "$mode" = --full ]; then widths="$widths 384 768"; fi
@@ -112,8 +112,8 @@ names() { ls "$@" 2> /dev/null | sed 's/\.st$//'; }
         tables "width-$width" $(names {grown,control}-"$width"-[a-z]*.st | grep -v -e ratio -e split[0-9] -e batch) "scratch-$width"
         since "$width"
     done
-    tables ratio $(names grown-"$at"-ratio*.st) $(for kind in $some; do names grown-"$at-$kind".st; done) "scratch-$at"
-    tables split $(names grown-"$at"-split*.st) $(for kind in $some; do names grown-"$at-$kind".st; done) "scratch-$at"
+    [ -z "$ratios" ] || tables ratio $(names grown-"$at"-ratio*.st) $(for kind in $some; do names grown-"$at-$kind".st; done) "scratch-$at"
+    [ -z "$splits" ] || tables split $(names grown-"$at"-split*.st) $(for kind in $some; do names grown-"$at-$kind".st; done) "scratch-$at"
     for batch in $batches; do
         tables "batch-$batch" $(names {grown,control}-"$at-batch$batch"-*.st) "scratch-$at-batch$batch"
         since "$at-batch$batch"

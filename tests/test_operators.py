@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Result, configuration, dials_of, grow_to, make_model
@@ -19,7 +20,7 @@ from xtool.checkpoint import Reader
 from xtool.config import options, resolve
 from xtool.errors import CheckFailed, UsageError, XtoolError
 from xtool.header import Header
-from xtool.layers.initial import draw, initial
+from xtool.layers.initial import initial
 from xtool.layers.positions import table
 from xtool.seeds import derive
 from xtool.storage import Source
@@ -162,17 +163,14 @@ def test_clone_is_plain_indexing_of_whole_tensors(factor: int, tmp_path: Path) -
     small, pairs = old[name], factor // 2
     rows, columns = torch.arange(16 * factor) % 16, torch.arange(64 * factor) % 64
     copy = torch.arange(64 * factor) // 64
-    drawn = draw(
-        (16 * factor, pairs, 64),
-        derive(0, "noise", name),
-        0,
-        16 * factor,
-        lambda values, generator: values.normal_(generator=generator),
-    )
+    words = torch.Generator().manual_seed(derive(derive(0, "noise", name), 0))
+    drawn = torch.empty(16 * factor, pairs, dtype=torch.int64)
+    drawn.random_(-(2**63), None, generator=words)
+    bits = np.unpackbits(drawn.numpy().view(np.uint8)).reshape(-1, pairs, 64)
     sign = torch.where(copy % 2 == 0, 1.0, -1.0) * (copy < 2 * pairs)
-    noise = drawn[:, (copy // 2).clamp(max=pairs - 1), columns].double() * sign
-    level = float(small.square().mean()) ** 0.5 * 10**-0.5
-    wanted = small[rows][:, columns] / factor + noise * level / factor
+    noise = torch.from_numpy(bits)[:, (copy // 2).clamp(max=pairs - 1), columns] * 2.0 - 1
+    level = small[rows].square().mean(1, keepdim=True).sqrt() * 10**-0.5
+    wanted = small[rows][:, columns] / factor + noise * sign * level / factor
     assert torch.allclose(new[name], wanted, rtol=1e-14, atol=1e-15)
 
 
@@ -221,16 +219,25 @@ def test_single_precision_is_held_to_its_own_tolerance(tmp_path: Path) -> None:
     assert found.tolerance == pytest.approx(1e-5 * max(1.0, found.largest))
 
 
-def test_clone_copies_differ_by_paired_noise_of_the_asked_power(tmp_path: Path) -> None:
+@pytest.mark.parametrize("decibels", [10.0, 3.0])
+def test_the_noise_on_the_copies_cancels_and_has_the_asked_power(
+    decibels: float, tmp_path: Path
+) -> None:
     make_model(tmp_path / "a.st", bias="none")
-    grow_to(tmp_path / "a.st", tmp_path / "b.st", "clone", d_model=32)
-    small, grown = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "b.st"))
-    old, new = small["blocks.0.mlp.up.weight"], grown["blocks.0.mlp.up.weight"]
-    first, second = new[:64, :16], new[:64, 16:]
-    assert torch.allclose(first + second, old, atol=1e-12)
+    with Source(tmp_path / "a.st") as source:
+        reader = Reader(source, layout(source.require_header().config))
+        dials = {"noise": True, "noise_db": decibels}
+        made = plan(reader, {"d_model": 48}, "clone", dials, 0)  # 3 copies: a pair and an odd one
+        old = reader.tensor("blocks.0.mlp.up.weight").double()
+        new = made.rows("blocks.0.mlp.up.weight", 0, 192).double()
+    first, second, last = new.view(3, 64, 3, 16).unbind(2)
+    assert torch.allclose(first + second, 2 * old / 3, atol=1e-12)
+    assert torch.allclose(last, (old / 3).expand_as(last), atol=1e-15)
     noise = (first - second) / 2
-    ratio = (old / 2).square().mean() / noise.square().mean()
-    assert 10 * torch.log10(ratio) == pytest.approx(10.0, abs=0.7)
+    power = (old / 3).square().mean() / noise.square().mean()
+    assert 10 * torch.log10(power) == pytest.approx(decibels, abs=1e-6)
+    assert abs(float(noise.sign().mean())) < 0.1
+    assert not torch.equal(noise[0], noise[1])
 
 
 @pytest.mark.parametrize("method", EXACT)
@@ -650,7 +657,8 @@ def test_the_streamed_forward_pass_is_the_model(tmp_path: Path) -> None:
     _, ours, model = read_model(tmp_path / "a.st")
     symbols = torch.arange(24).view(2, 12)
     with Source(tmp_path / "a.st") as source:
-        streamed = proof.logits(Reader(source, ours), ours, symbols)
+        x, read_last = proof.walk(Reader(source, ours), symbols)
+        streamed = read_last()(x)
     assert torch.equal(streamed, model.eval()(symbols))
 
 

@@ -18,7 +18,7 @@ weights by named axes follows penzai (Johnson, 2024, arXiv:2408.00211).
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from xtool import registry
@@ -73,6 +73,7 @@ def parse(text: str) -> Axis:
     return Axis(tuple(map(_number, parts)), role)
 
 
+@lru_cache
 def pattern_regex(pattern: str) -> re.Pattern[str]:
     """A name pattern as a regular expression: `*` is anything, `{layer}` a number."""
     escaped = re.escape(pattern).replace(r"\*", ".*").replace(r"\{layer\}", r"(?P<layer>\d+)")
@@ -114,6 +115,10 @@ class Layout:
         ]
 
     @cached_property
+    def _matches(self) -> dict[str, tuple[tuple[Axis, ...], int | None] | None]:
+        return {}
+
+    @cached_property
     def units(self) -> tuple[str, ...]:
         """The factors that hold units of the model, such as `d_ff`; the data's axes are not.
 
@@ -136,9 +141,8 @@ class Layout:
         Raises:
             XtoolError: no pattern matches the name.
         """
-        for regex, axes in self._patterns:
-            if regex.fullmatch(name):
-                return axes
+        if found := self._match(name):
+            return found[0]
         raise XtoolError(f"tensor `{name}` has no axes", "add its pattern to the `AXES` table")
 
     def is_frozen(self, name: str) -> bool:
@@ -151,10 +155,18 @@ class Layout:
 
     def layer(self, name: str) -> int | None:
         """The layer that a tensor belongs to, or None."""
-        for regex, _ in self._patterns:
-            if match := regex.fullmatch(name):
-                return int(match["layer"]) if "layer" in match.groupdict() else None
-        return None
+        found = self._match(name)
+        return found[1] if found else None
+
+    def _match(self, name: str) -> tuple[tuple[Axis, ...], int | None] | None:
+        """Axes and layer by the first pattern that matches; a name is looked up once."""
+        if name not in self._matches:
+            hits = ((regex.fullmatch(name), axes) for regex, axes in self._patterns)
+            match, axes = next((hit for hit in hits if hit[0]), (None, ()))
+            layer = match.groupdict().get("layer") if match else None
+            found = axes, None if layer is None else int(layer)
+            self._matches[name] = found if match else None
+        return self._matches[name]
 
     def size(self, factor: str | int, layer: int | None = None) -> int:
         """The size of one factor; a dial that differs by layer is a list.

@@ -5,6 +5,7 @@ blocks of rows, so surgery needs the memory of one block, whatever the size of t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from math import prod
@@ -134,6 +135,21 @@ def _part(entry: Entry, replica: int) -> Entry:
     return replace(entry, shape=entry.shape[1:], start=start, stop=start + size)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, for what memory bounds; also a decorator.
+
+    A block is made while others hash and write; a kernel's second thread waits for a core then.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def require_finite(tensor: Tensor, name: str, where: str) -> None:
     """Raise XtoolError when a tensor holds a NaN or an infinity."""
     # A sum is quick and hides no NaN or infinity; since it may overflow, it alone condemns nothing.

@@ -27,7 +27,10 @@ class Model(Protocol):
         """Logits of every position."""
 
     def stages(self) -> Sequence[tuple[str, nn.Module]]:
-        """The parts to apply in turn, each with the prefix of its tensors' names."""
+        """The parts to apply in turn, each with the prefix of its tensors' names.
+
+        Examples stand on the first axis between them, and do not depend on each other.
+        """
 
 
 @runtime_checkable

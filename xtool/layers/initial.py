@@ -64,13 +64,19 @@ def draw(shape: Sequence[int], seed: int, start: int, stop: int, fill: Fill) -> 
 
 
 def chunks(
-    shape: Sequence[int], seed: int, start: int, stop: int, fill: Fill
+    shape: Sequence[int],
+    seed: int,
+    start: int,
+    stop: int,
+    fill: Fill,
+    dtype: torch.dtype = torch.float32,
+    size: int = CHUNK,
 ) -> Iterator[tuple[int, Tensor]]:
-    """What `draw` gives, in parts, each with its first row."""
-    step = max(1, CHUNK // prod(shape[1:]))
+    """What `draw` gives, in parts of about `size` entries, each with its first row."""
+    step = max(1, size // prod(shape[1:]))
     for at in range(start - start % step, stop, step):
         generator = torch.Generator().manual_seed(derive(seed, at))
-        values = fill(torch.empty(min(step, shape[0] - at), *shape[1:]), generator)
+        values = fill(torch.empty(min(step, shape[0] - at), *shape[1:], dtype=dtype), generator)
         first = max(start, at)
         yield first, values[first - at : stop - at]
 

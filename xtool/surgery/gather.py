@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from xtool.axes import Layout
-from xtool.checkpoint import Reader
+from xtool.checkpoint import Reader, one_thread
 
 # Stretches of fewer indices than this, on average, are picked one by one.
 SHORT = 16
@@ -82,6 +82,7 @@ def prefixes(old: Layout, new: Layout, name: str) -> list[Tensor]:
     return found
 
 
+@one_thread()
 def gather(
     reader: Reader,
     name: str,

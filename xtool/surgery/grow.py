@@ -8,6 +8,7 @@ new symbols are fresh: no old input has any, so what the model made of those sta
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,13 @@ class Plan:
     growth: Growth
     changes: list[str]
 
-    @property
+    @cached_property
     def operator(self) -> Operator:
         """What makes the new tensors."""
         entry: Operator = registry.load("surgery/operators", self.method)
         return entry
 
-    @property
+    @cached_property
     def exact(self) -> bool:
         """Whether the operator promises to keep the function."""
         return promise(self.method) == "exact"

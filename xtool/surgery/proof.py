@@ -1,31 +1,33 @@
 """The proof of a growth: small and grown model on the same inputs, read from their written files.
 
-Both are walked stage by stage, so that at any time one stage of one model is in memory. Exact means
+Both are walked stage by stage, so that one stage of one model is in memory at a time; of the last
+ones, which make the logits, both are, and logits are compared a few examples at a time. Exact means
 that the logits agree to 1e-10 * max(1, |logit|max) in float64 and to 1e-5 of it in float32, unless
 another tolerance is asked for.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Integer
-from torch import Tensor
+from jaxtyping import Integer
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from xtool.archs import Model, build
-from xtool.axes import Layout
 from xtool.checkpoint import Reader
 from xtool.dataset import Dataset
 from xtool.errors import CheckFailed, XtoolError
 from xtool.evaluation.score import together
 from xtool.seeds import derive
-from xtool.tasks import Task, fitted, task_of
+from xtool.tasks import fitted, task_of
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 POSITIONS = 1024
 SYMBOLS = 4096
 EXAMPLES = 256
+AT_ONCE = 256  # positions
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,42 @@ class Proof:
         return text
 
 
+Stage = Callable[[Tensor], Tensor]
+
+
 @torch.inference_mode()
-def logits(reader: Reader, ours: Layout, inputs: Integer[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
-    """A stored model's logits, (B, T) -> (B, T, C), in the type that it is stored in."""
+def walk(reader: Reader, inputs: Integer[Tensor, "B T"]) -> tuple[Tensor, Callable[[], Stage]]:
+    """What a stored model's last stage is given, (B, ...), and what reads that stage.
+
+    Everything is in the type that the model is stored in.
+    """
+    assert reader.layout is not None
     with torch.device("meta"):
-        model = build(ours.config).eval()
+        model = build(reader.layout.config).eval()
+    *stages, last = cast(Model, model).stages()
+    stored = set(model.state_dict())
     x = inputs
-    for prefix, stage in cast(Model, model).stages():
-        names = [name for name in stage.state_dict() if prefix + name in model.state_dict()]
-        tensors: dict[str, Any] = {name: reader.tensor(prefix + name) for name in names}
-        x = functional_call(stage, tensors, (x,), tie_weights=False)
-    return x
+    for prefix, module in stages:
+        stage = _read_stage(reader, prefix, module, stored)
+        x = torch.cat([stage(part) for part in _parts(x, inputs)])  # (B, ...)
+        del stage  # before the next one is read
+    return x, lambda: _read_stage(reader, *last, stored)
+
+
+def _read_stage(reader: Reader, prefix: str, module: nn.Module, stored: set[str]) -> Stage:
+    names = [name for name in module.state_dict() if prefix + name in stored]
+    tensors: dict[str, Any] = {name: reader.tensor(prefix + name) for name in names}
+
+    def stage(x: Tensor) -> Tensor:
+        out: Tensor = functional_call(module, tensors, (x,), tie_weights=False)
+        return out
+
+    return stage
+
+
+def _parts(x: Tensor, inputs: Integer[Tensor, "B T"]) -> tuple[Tensor, ...]:
+    """Tensors of a few examples each, of `AT_ONCE` positions or of one example."""
+    return torch.split(x, max(1, AT_ONCE // inputs.shape[1]))
 
 
 def compare(
@@ -100,35 +127,56 @@ def compare(
     length = min(config["context"], POSITIONS)
     shape = (max(1, min(16, SYMBOLS // length)), length)
     inputs = torch.randint(config["vocab_size"], shape, generator=generator)  # (B, T)
-    difference, largest, before, _ = _run_both(small, grown, inputs)
-    losses = None
+    found = _run_both(small, grown, inputs)
+    difference, largest, losses = found.difference, found.largest, None
     if data is not None:
         data = fitted(data, small.source.require_header(), "the data")
         name = "dev" if "dev" in data.splits else "train"
         split, task = data.split(name), task_of(data.header, "the data")
         number = together(split, EXAMPLES)
         inputs, targets = split.inputs[:number], split.targets[:number]  # (B, T)
-        found = _run_both(small, grown, inputs)
-        difference, largest = max(difference, found[0]), max(largest, found[1])
-        before = found[2]
-        losses = (_loss(task, found[2], targets), _loss(task, found[3], targets))
-    relative = TOLERANCE.get(before.dtype, 1e-2) if tolerance is None else tolerance
-    return Proof(difference, largest, relative * max(1.0, largest), losses)
+        more = _run_both(
+            small, grown, inputs, lambda logits, part: task.loss(logits, targets[part])
+        )
+        difference = torch.maximum(difference, more.difference)
+        largest = torch.maximum(largest, more.largest)
+        losses = more.losses
+    relative = TOLERANCE.get(largest.dtype, 1e-2) if tolerance is None else tolerance
+    return Proof(float(difference), float(largest), relative * max(1.0, float(largest)), losses)
 
 
-def _loss(task: Task, logits: Tensor, targets: Tensor) -> float:
-    return float(task.loss(logits, targets).mean())
+@dataclass(frozen=True)
+class _Found:
+    difference: Tensor
+    largest: Tensor
+    losses: tuple[float, float] | None
 
 
-def _run_both(small: Reader, grown: Reader, inputs: Tensor) -> tuple[float, float, Tensor, Tensor]:
-    """The largest difference and the largest logit, then both models' logits (B, T, C)."""
-    assert small.layout is not None
-    assert grown.layout is not None
-    before = logits(small, small.layout, inputs)  # (B, T, C)
-    after = logits(grown, grown.layout, inputs)[..., : before.shape[2]]  # (B, T, C)
-    if not torch.isfinite(before).all():
+@torch.inference_mode()
+def _run_both(
+    small: Reader,
+    grown: Reader,
+    inputs: Integer[Tensor, "B T"],
+    loss: Callable[[Tensor, slice], Tensor] | None = None,
+) -> _Found:
+    """The largest difference, the largest logit, and of a loss of some examples both means."""
+    (x, read_old), (y, read_new) = walk(small, inputs), walk(grown, inputs)  # (B, ...)
+    old, new = read_old(), read_new()
+    differences, sizes, losses = [], [], []
+    at = 0
+    for one, other in zip(_parts(x, inputs), _parts(y, inputs), strict=True):
+        before = old(one)  # (b, T, C)
+        after = new(other)[..., : before.shape[2]]  # (b, T, C)
+        part = slice(at, at := at + len(one))
+        if loss is not None:
+            losses.append(torch.stack([loss(before, part), loss(after, part)]))  # (2, b, T)
+        sizes.append(before.abs().max())
+        differences.append((after - before).abs_().max())
+    largest = torch.stack(sizes).max()
+    if not torch.isfinite(largest):
         raise XtoolError(f"{small.source.path}: the model's logits are NaN or infinite")
-    return float((after - before).abs().max()), float(before.abs().max()), before, after
+    means = tuple(torch.cat(losses, 1).flatten(1).mean(1).tolist()) if losses else None
+    return _Found(torch.stack(differences).max(), largest, means)
 
 
 def require_exact(proof: Proof, method: str) -> None:

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xtool.axes import RESIDUAL
-from xtool.layers.initial import chunks
+from xtool.checkpoint import one_thread
+from xtool.layers.initial import CHUNK, chunks
 from xtool.seeds import derive
 from xtool.surgery.gather import copy_numbers, runs, tile
 from xtool.surgery.operators import Carry, Growth, Operator, uneven
@@ -25,6 +27,7 @@ OPTIONS = [
     ("noise", "bool", True, "add paired noise, which breaks the symmetry of the copies"),
     ("noise_db", "float", 10.0, "the weights' power over the noise's, in decibels"),
 ]
+WORD = 64  # bits
 
 
 class Clone:
@@ -43,6 +46,7 @@ class Clone:
         """Nothing: copies change neither mean nor variance."""
         return {}
 
+    @one_thread()
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Copies along every axis, divided by the number of copies that are summed over."""
         axes = growth.new.axes(name)
@@ -51,7 +55,7 @@ class Clone:
         if scale != 1:
             values *= scale
         if len(axes) > 1 and axes[1].role == "reads" and growth.dials["noise"]:
-            self._add_noise(growth, name, values, scale, start)
+            _add_noise(growth, name, values, start)
         return values
 
     def carry(self, growth: Growth, name: str) -> Carry:
@@ -71,33 +75,44 @@ class Clone:
             out *= growth.ratio(RESIDUAL)
         return out
 
-    def _add_noise(
-        self, growth: Growth, name: str, values: Tensor, scale: float, start: int
-    ) -> None:
-        """Add paired noise, scaled, to rows from `start` on; an odd last copy gets none."""
-        source, columns = growth.source(name), growth.maps(name, tile)[1]
-        rows, old = growth.new.shape(name)[0], growth.reader.shape(source)[1]
-        copies = len(columns) // old
-        pairs = copies // 2
-        if pairs == 0:
-            return
-        level: float = _power(growth, source) ** 0.5 * 10 ** (-growth.dials["noise_db"] / 20)
-        plus, minus = (runs(one) for one in _paired(columns, copies, old))
-        for first, drawn in chunks(
-            (rows, pairs, old),
-            derive(growth.seed, "noise", name),
-            start,
-            start + len(values),
-            lambda values, generator: values.normal_(generator=generator),
-        ):
-            noise = drawn.flatten(1).to(values.dtype)  # (n, pairs*old)
-            noise *= level
-            noise *= scale
-            part = values[first - start : first - start + len(noise)]
-            for at, old_at, length in plus:
-                part[:, at : at + length] += noise[:, old_at : old_at + length]
-            for at, old_at, length in minus:
-                part[:, at : at + length] -= noise[:, old_at : old_at + length]
+
+def _add_noise(growth: Growth, name: str, values: Tensor, start: int) -> None:
+    """Add paired noise to rows from `start` on; an odd last copy gets none.
+
+    It is plus or minus one level, which each row's own power gives: so the power is the asked one
+    exactly, a weight takes one random bit, and a row needs to know of no other.
+    """
+    columns = growth.maps(name, tile)[1]
+    rows, old = growth.new.shape(name)[0], growth.reader.shape(growth.source(name))[1]
+    copies = len(columns) // old
+    pairs = copies // 2
+    if pairs == 0:
+        return
+    level = values.norm(dim=1, keepdim=True) / len(columns) ** 0.5  # (n, 1)
+    level *= 10 ** (-growth.dials["noise_db"] / 20)
+    plus, minus = (runs(one) for one in _paired(columns, copies, old))
+    for first, words in chunks(
+        (rows, pairs, -(-old // WORD)),
+        derive(growth.seed, "noise", name),
+        start,
+        start + len(values),
+        lambda words, generator: words.random_(-(2**63), None, generator=generator),
+        torch.int64,
+        CHUNK // WORD,
+    ):
+        part = slice(first - start, first - start + len(words))
+        noise = _signs(words, old).to(values.dtype)  # (n, pairs*old)
+        noise *= level[part]
+        for at, old_at, length in plus:
+            values[part, at : at + length].add_(noise[:, old_at : old_at + length])
+        for at, old_at, length in minus:
+            values[part, at : at + length].sub_(noise[:, old_at : old_at + length])
+
+
+def _signs(words: Tensor, count: int) -> Tensor:
+    """Random words (n, pairs, words) as signs -1 and 1, one a bit: (n, pairs*count)."""
+    bits = np.unpackbits(words.view(torch.uint8).numpy(), axis=2, count=count)
+    return torch.from_numpy(bits).view(torch.int8).mul_(2).sub_(1).flatten(1)
 
 
 @lru_cache(maxsize=32)
@@ -106,20 +121,6 @@ def _paired(columns: Tensor, copies: int, old: int) -> tuple[Tensor, Tensor]:
     order = copy_numbers(columns, copies)
     place = torch.where(order < copies // 2 * 2, order // 2 * old + columns, -1)  # (columns,)
     return torch.where(order % 2 == 0, place, -1), torch.where(order % 2 == 1, place, -1)
-
-
-def _power(growth: Growth, source: str) -> float:
-    """The mean square of an old tensor, read once."""
-    key = f"power {source}"
-    if key not in growth.memory:
-        rows, step = growth.reader.shape(source)[0], 1024
-        own = growth.working(source, 1)
-        total = sum(
-            float(growth.reader.rows(source, at, min(at + step, rows)).to(own).square().sum())
-            for at in range(0, rows, step)
-        )
-        growth.memory[key] = total / (rows * growth.reader.shape(source)[1])
-    return float(growth.memory[key])
 
 
 ENTRY: Operator = Clone()
