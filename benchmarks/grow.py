@@ -6,12 +6,13 @@ A random llama-shaped model of 12 layers (125M float32 parameters at `--width` 7
 width by `clone`, and compared with a plain streaming read of the source and write of as many bytes
 as the grown model has: blocks of 4 MiB, fsync of file and folder, nothing else. The kinds run in
 interleaved rounds, each in a process of its own that times itself, so imports are aside; so is the
-proof, which runs both models. The copy's process imports the same: the memory of the file before it
-has then been free for as long, and a virtual machine whose host takes free memory back pays alike
-for it. `warm` writes as much first and removes it, so that the memory is at hand; a kind's seconds
-of processor time stand beside its own. The whole command, with imports and proof, is run at the
-end. Memory is a process's peak less that of one that only imports what growing imports. `--gb` adds
-one round with a model of 2048 columns and so many gigabytes.
+proof, which runs both models. Before its clock starts, a process imports what growing imports, and
+writes and removes a file of up to 4 GB, so that the kernel has memory at hand for the next: a
+virtual machine that gave it back to its host waits for every page. Processor seconds, of all
+threads and the kernel, stand beside those of the clock, since others on the machine lengthen these.
+Memory is a process's peak less that of one that only imports. The whole command, with imports and
+proof, is run once at the end; `--gb` adds one round, and the whole command, with a model of 2048
+columns and so many gigabytes.
 """
 
 import argparse
@@ -115,8 +116,15 @@ def copy(path: Path, out: Path, size: int) -> None:
     assert written == size
 
 
+def warm(path: Path) -> None:
+    """Write a file of about the grown one's size, at most 4 GB, and remove it."""
+    with tempfile.TemporaryFile(dir=path.parent, buffering=0) as file:
+        for _ in range(min(7 * path.stat().st_size // 2, 4 << 30) // BLOCK):
+            file.write(bytes(BLOCK))
+
+
 def child(what: str, *arguments: str) -> None:
-    """Do one thing and print its seconds and this process's peak memory in bytes."""
+    """Do one thing and print its seconds, those of the processor, and the peak memory in bytes."""
     kinds: dict[str, Callable[..., None]] = {
         "imports": lambda: None,
         "make": lambda path, width, layers: make(Path(path), int(width), int(layers)),
@@ -124,42 +132,44 @@ def child(what: str, *arguments: str) -> None:
         "clone --no-noise": lambda path, out: grow(Path(path), Path(out), False),
         "copy": lambda path, out, size: copy(Path(path), Path(out), int(size)),
     }
-    if what != "copy":
-        import_all()
-    began = time.perf_counter()
+    import_all()
+    if what in KINDS:
+        warm(Path(arguments[0]))
+    began, busy = time.perf_counter(), time.process_time()
     kinds[what](*arguments)
-    seconds = time.perf_counter() - began
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps([seconds, peak * UNIT]))
+    print(json.dumps([seconds, busy, peak * UNIT]))
 
 
-def run(what: str, *arguments: object) -> tuple[float, float]:
-    """A child's seconds and peak memory."""
+def run(what: str, *arguments: object) -> tuple[float, float, float]:
+    """A child's seconds, processor seconds and peak memory."""
     command = [sys.executable, __file__, "--child", what, *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    seconds, peak = json.loads(done.stdout)
-    return seconds, peak
+    seconds, busy, peak = json.loads(done.stdout)
+    return seconds, busy, peak
 
 
 def compare(path: Path, rounds: int) -> None:
     """Interleaved rounds on one source; prints a line for each kind."""
     out = path.with_name("out.st")
-    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
-    base, size = run("imports")[1], 0
+    found: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in KINDS}
+    base, size = run("imports")[2], 0
     for _ in range(rounds):
         for kind in KINDS:
             found[kind].append(run(kind, path, out, *([size] if kind == "copy" else [])))
             size = out.stat().st_size
             out.unlink()
-    floor = median(seconds for seconds, _ in found["copy"])
+    floor = median(one[0] for one in found["copy"])
     print(f"{path.stat().st_size / 1e9:.2f} GB to {size / 1e9:.2f} GB, {rounds} rounds")
     for kind in KINDS:
-        seconds = sorted(one for one, _ in found[kind])
-        peak = max(peak for _, peak in found[kind])
+        seconds = sorted(one[0] for one in found[kind])
+        busy, peak = median(one[1] for one in found[kind]), max(one[2] for one in found[kind])
         beyond = "" if kind == "copy" else f", {(peak - base) / 1e6:.0f} MB beyond imports"
         print(
             f"  {kind}: median {median(seconds):.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f}), "
-            f"{median(seconds) / floor:.2f} of the copy{beyond}",
+            f"{median(seconds) / floor:.2f} of the copy, "
+            f"processor {busy:.2f} s{beyond}",
             flush=True,
         )
 
@@ -198,6 +208,7 @@ def main() -> None:
             path.unlink()
             run("make", path, 2048, layers)
             compare(path, 1)
+            whole_command(path, 4096)
 
 
 if __name__ == "__main__":
