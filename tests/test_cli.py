@@ -570,6 +570,16 @@ def test_the_comparison_of_spectra_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_growth_experiment_on_text_runs(tmp_path: Path) -> None:
+    done = shell(f"bash {ROOT / 'examples' / 'growth-text.sh'} --fast out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "out" / "tables.md").read_text()
+    for label in ("small, 0.4", "pad, 0.6", "scratch, 0.6", "untrained pad, 0.6"):
+        assert f"| {label} " in table
+    assert (tmp_path / "out" / "by-flops.png").exists()
+
+
+@pytest.mark.slow
 def test_the_growth_experiment_runs(tmp_path: Path) -> None:
     done = shell(f"bash {ROOT / 'examples' / 'growth.sh'} --fast out", tmp_path)
     assert done.returncode == 0, done.stderr
