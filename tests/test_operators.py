@@ -82,7 +82,7 @@ def test_an_exact_operator_keeps_the_logits_or_refuses(
         {"n_heads": 4, "n_kv_heads": 2, "positions": "rotary", "bias": "all"},
     ]
     changes: list[dict[str, int]] = [{"d_model": width} for width in WIDTHS]
-    changes += [{"n_layers": 3}, {"d_ff": 70}, {"d_model": 48, "n_layers": 4}]
+    changes += [{"n_layers": 3, "d_ff": 70}, {"d_model": 48, "n_layers": 4}]
     for variant in variants:
         path = tmp_path / "small.st"
         config = make_model(path, arch=arch, norm=norm, tied_head=tied, **variant)
