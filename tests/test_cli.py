@@ -399,7 +399,7 @@ xtool plot rows.jsonl -o p.svg
 """
 
 
-@pytest.mark.parametrize("method", ["pad", "clone"])
+@pytest.mark.parametrize("method", [pytest.param("pad", marks=pytest.mark.slow), "clone"])
 def test_the_same_commands_give_the_same_bytes_in_any_folder_and_hash_seed(
     method: str, tmp_path: Path
 ) -> None:
