@@ -88,7 +88,7 @@ def grow(path: Path, out: Path, noise: bool) -> None:
     """What `xtool grow --method clone` does, without the proof."""
     from xtool.checkpoint import NAMES, model_reader, save_streamed
     from xtool.storage import Source, Spec
-    from xtool.surgery.grow import plan
+    from xtool.surgery.plan import plan
 
     dials = {"noise": noise, "noise_db": 10.0}
     with Source(path) as source:

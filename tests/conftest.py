@@ -19,7 +19,8 @@ from xtool.config import model_options, options, resolve
 from xtool.corpora._normalise import ALPHABET
 from xtool.dataset import Split, write_dataset
 from xtool.header import Header
-from xtool.surgery.grow import Plan, grow, plan
+from xtool.surgery.grow import grow
+from xtool.surgery.plan import Plan, plan
 from xtool.surgery.proof import Proof
 from xtool.tasks import Shape
 from xtool.tasks.counting import counts

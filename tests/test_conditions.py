@@ -12,7 +12,7 @@ from xtool.axes import layout
 from xtool.checkpoint import Reader
 from xtool.errors import CheckFailed, UsageError, XtoolError
 from xtool.storage import Source
-from xtool.surgery.grow import plan, promise
+from xtool.surgery.plan import plan, promise
 
 ROOT = Path(__file__).parents[1]
 OPERATORS = registry.names("surgery/operators")

@@ -13,7 +13,8 @@ from xtool.checkpoint import Reader
 from xtool.config import options, resolve
 from xtool.errors import UsageError, XtoolError
 from xtool.evaluation.score import scores
-from xtool.surgery.grow import Plan, grow, plan
+from xtool.surgery.grow import grow
+from xtool.surgery.plan import Plan, plan
 from xtool.surgery.proof import Proof
 from xtool.tasks import open_data, task_of
 

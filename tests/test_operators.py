@@ -25,9 +25,9 @@ from xtool.layers.positions import table
 from xtool.seeds import derive
 from xtool.storage import Source
 from xtool.surgery import gather, proof
-from xtool.surgery.grow import plan, promise
 from xtool.surgery.operators import Depth
 from xtool.surgery.operators.pad import Pad
+from xtool.surgery.plan import plan, promise
 from xtool.surgery.slice import slice_model
 from xtool.tasks import Shape
 

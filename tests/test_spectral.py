@@ -13,8 +13,8 @@ from xtool.checkpoint import Reader
 from xtool.config import options, resolve
 from xtool.layers.initial import initial
 from xtool.storage import Source
-from xtool.surgery.grow import Plan, plan
 from xtool.surgery.operators.spectral import extended
+from xtool.surgery.plan import Plan, plan
 
 MATRICES = [
     "blocks.0.attention.q.weight",

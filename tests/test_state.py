@@ -19,8 +19,8 @@ from xtool.header import Header
 from xtool.lineage import step
 from xtool.storage import Source
 from xtool.surgery import state
-from xtool.surgery.grow import Plan, plan
 from xtool.surgery.operators import StatefulOperator
+from xtool.surgery.plan import Plan, plan
 from xtool.surgery.proof import Proof, compare
 from xtool.training import loop
 from xtool.training.optimizers import Factors, Slot, adamw

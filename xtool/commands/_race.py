@@ -57,7 +57,8 @@ def run_race(asked: Asked, notes: Notes) -> None:
     from xtool import rows as tables
     from xtool.atomic import require_apart, require_writable
     from xtool.surgery import race
-    from xtool.surgery.grow import grow, plan
+    from xtool.surgery.grow import grow
+    from xtool.surgery.plan import plan
 
     _check(asked)
     if asked.out:

@@ -119,8 +119,9 @@ def grow(
     from xtool.checkpoint import Reader, model_reader
     from xtool.errors import UsageError
     from xtool.storage import Source
-    from xtool.surgery.grow import Plan, Proving, plan
+    from xtool.surgery.grow import Proving
     from xtool.surgery.grow import grow as grow_file
+    from xtool.surgery.plan import Plan, plan
     from xtool.surgery.state import grow_state, notes_on, state_reader
     from xtool.tasks import open_data
 

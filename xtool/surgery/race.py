@@ -24,8 +24,9 @@ from xtool.layers.initial import initial
 from xtool.rows import Row, row
 from xtool.seeds import derive
 from xtool.storage import Source
-from xtool.surgery.grow import grow, plan, promise
+from xtool.surgery.grow import grow
 from xtool.surgery.operators import Fitted
+from xtool.surgery.plan import plan, promise
 from xtool.training.loop import train
 from xtool.training.setup import set_up
 

@@ -32,8 +32,9 @@ from xtool.errors import XtoolError
 from xtool.header import Header, Position
 from xtool.storage import Source, Spec
 from xtool.surgery.gather import gather
-from xtool.surgery.grow import PROVE, Plan, Proving, grown_header
+from xtool.surgery.grow import PROVE, Proving, grown_header
 from xtool.surgery.operators import Carry, Growth, StatefulOperator
+from xtool.surgery.plan import Plan
 from xtool.surgery.proof import Proof
 from xtool.training.optimizers import Factors
 from xtool.training.state import (
@@ -220,7 +221,7 @@ def grow_state(
 
     Raises:
         XtoolError: a state with missing or misshapen tensors, or no space.
-        UsageError: see `surgery.grow.plan`.
+        UsageError: see `surgery.plan.plan`.
         CheckFailed: an exact operator that was not exact on the written file.
     """
     with Source(path) as source:
