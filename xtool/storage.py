@@ -39,9 +39,9 @@ BYTES = {
     "U8": 1,
     "BOOL": 1,
 }
-BLOCK = 4 << 20
+BLOCK = 2 << 20  # larger ones would be given back to the system, and asked for again, each time
 AHEAD = 2
-FLUSH = 64 << 20
+FLUSH = 128 << 20
 MAX_HEADER = 16 << 20
 MAX_TENSORS = 100_000
 MAX_AXES = 8
@@ -332,7 +332,7 @@ def write(
 
 def _stream(file: BinaryIO, pieces: Iterator[bytes | memoryview]) -> str:
     """Write pieces and return their digest; what was written is sent to the disk meanwhile."""
-    hasher = blake3(max_threads=blake3.AUTO)
+    hasher = blake3()  # on one thread: another makes the next pieces meanwhile
     with closing(_ahead(pieces)) as ready, ThreadPoolExecutor(1) as flusher:
         flushed, unsaved = flusher.submit(lambda: None), 0
         for piece in ready:
