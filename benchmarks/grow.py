@@ -58,8 +58,8 @@ def make(path: Path, width: int, layers: int) -> None:
     from xtool.config import model_options, resolve
     from xtool.header import Header
     from xtool.layers.initial import initial
-    from xtool.storage import Spec
     from xtool.tasks import Shape
+    from xtool.writing import Spec
 
     dials = {
         "d_model": width,
@@ -87,8 +87,9 @@ def make(path: Path, width: int, layers: int) -> None:
 def grow(path: Path, out: Path, noise: bool) -> None:
     """What `xtool grow --method clone` does, without the proof."""
     from xtool.checkpoint import NAMES, model_reader, save_streamed
-    from xtool.storage import Source, Spec
+    from xtool.storage import Source
     from xtool.surgery.plan import plan
+    from xtool.writing import Spec
 
     dials = {"noise": noise, "noise_db": 10.0}
     with Source(path) as source:

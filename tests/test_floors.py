@@ -12,7 +12,7 @@ GROUND = [
 ]  # fmt: skip
 FLOORS = [
     [*GROUND],
-    ["atomic", "storage", "checkpoint", "dataset"],
+    ["atomic", "storage", "writing", "checkpoint", "dataset"],
     ["corpora", "tokenizers"],
     ["tasks"],
     ["layers"],

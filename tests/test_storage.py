@@ -20,11 +20,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from xtool import atomic, storage
+from xtool import atomic, writing
 from xtool.checkpoint import Reader, load, save, save_streamed
 from xtool.errors import CheckFailed, XtoolError
 from xtool.header import Header
-from xtool.storage import Source, Spec
+from xtool.storage import Source
+from xtool.writing import Spec
 
 HEADER = Header(kind="data", config={"corpus": "x"})
 
@@ -277,7 +278,7 @@ def test_the_disks_error_is_not_lost_when_only_an_early_fsync_tells_it(
             raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(storage, "FLUSH", 1)
+    monkeypatch.setattr(writing, "FLUSH", 1)
     with pytest.raises(XtoolError, match="input/output error"):
         save(tmp_path / "a.st", HEADER, {"a": torch.ones(3), "b": torch.ones(3)})
     assert os.listdir(tmp_path) == []
@@ -366,7 +367,7 @@ def test_a_proof_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise CheckFailed("no")
 
     with pytest.raises(CheckFailed):
-        storage.write(
+        writing.write(
             tmp_path / "a.st", HEADER, [Spec("a", "F32", (1,))], lambda _: [b"\0" * 4], refuse
         )
     assert os.listdir(tmp_path) == []
@@ -374,7 +375,7 @@ def test_a_proof_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_file_larger_than_the_disk_is_refused_before_it_is_written(tmp_path: Path) -> None:
     with pytest.raises(XtoolError, match="the disk has"):
-        storage.write(
+        writing.write(
             tmp_path / "a.st", HEADER, [Spec("a", "F32", (1 << 36, 1 << 8))], lambda _: []
         )
     assert os.listdir(tmp_path) == []
@@ -384,7 +385,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from xtool.header import Header
-from xtool.storage import Spec, write
+from xtool.writing import Spec, write
 number = 0
 while True:
     number += 1

@@ -18,7 +18,8 @@ from xtool.axes import REPLICAS, Layout, layout
 from xtool.config import check_model
 from xtool.errors import XtoolError
 from xtool.header import Header
-from xtool.storage import BLOCK, BYTES, Entry, Source, Spec, write
+from xtool.storage import BLOCK, BYTES, Entry, Source
+from xtool.writing import Spec, write
 
 TORCH = {
     "F64": torch.float64,
@@ -253,7 +254,7 @@ def save_streamed(
         header: what it says about itself.
         specs: the tensors of one model.
         models: give rows [start, stop) of a tensor; several stand on a leading axis.
-        prove: see `storage.write`.
+        prove: see `writing.write`.
 
     Raises:
         XtoolError: a NaN or infinity, or no space.

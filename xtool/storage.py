@@ -1,30 +1,22 @@
-"""The bytes of `.st` files: a strict reader and an atomic, durable, reproducible writer.
+"""The bytes of `.st` files, read strictly; `writing` is the other half.
 
 A `.st` file is a safetensors file with one metadata key, `xtool`. This floor knows bytes, names and
 shapes but no tensors, so reading a header needs no torch. A file is never mapped into memory (a
 file that is cut short while mapped kills the process), and never trusted: every rule of the format
 that the safetensors library leaves to the caller is checked here.
-
-Files are written through `atomic`: whatever is killed in between leaves the old file whole.
 """
 
-import json
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, TypeVar
+from typing import Self
 
 from blake3 import blake3
 
-from xtool.atomic import replacing, require_space
 from xtool.errors import CheckFailed, XtoolError
-from xtool.header import NO_DIGEST, Header, read_header
+from xtool.header import Header, read_header
 from xtool.inputs import open_regular, strict_json
 
 BYTES = {
@@ -40,13 +32,10 @@ BYTES = {
     "BOOL": 1,
 }
 BLOCK = 2 << 20  # larger ones would be given back to the system, and asked for again, each time
-AHEAD = 2
-FLUSH = 128 << 20
 MAX_HEADER = 16 << 20
 MAX_TENSORS = 100_000
 MAX_AXES = 8
 KEY = "xtool"
-T = TypeVar("T")
 LOOKS = (
     (b"PK\x03\x04", "a zip archive, perhaps a PyTorch checkpoint"),
     (b"\x80\x02", "a pickle, which can run code when it is read"),
@@ -266,107 +255,3 @@ def digest_place(raw: bytes, digest: str, where: str) -> int:
     if raw.count(needle) != 1:
         raise XtoolError(f"{where}: the header does not hold its digest exactly once")
     return raw.index(needle) + len(b'\\"digest\\":\\"')
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A tensor to be written: its name, type by its safetensors name, and shape."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Its bytes in the file."""
-        return prod(self.shape) * BYTES[self.dtype]
-
-
-def in_order(specs: Iterable[Spec]) -> list[Spec]:
-    """The order of tensors in a file: wide types first, so that all stay aligned, then by name."""
-    return sorted(specs, key=lambda one: (-BYTES[one.dtype], one.name))
-
-
-def write(
-    path: Path,
-    header: Header,
-    specs: Sequence[Spec],
-    blocks: Callable[[Spec], Iterable[bytes | memoryview]],
-    prove: Callable[[Path], None] | None = None,
-) -> str:
-    """Write a `.st` file and return its digest.
-
-    Args:
-        path: the output; replaced in one step.
-        header: what the file says about itself; its digest is filled in.
-        specs: the tensors.
-        blocks: the bytes of one tensor, in order, in pieces of any size.
-        prove: called with the finished temporary file; when it raises, nothing is written.
-
-    Raises:
-        XtoolError: no space, or the folder cannot be written to.
-    """
-    ordered = in_order(specs)
-    raw = _safetensors_header(header.model_copy(update={"digest": NO_DIGEST}), ordered)
-    needed = 8 + len(raw) + sum(spec.size for spec in ordered)
-    require_space(path, needed)
-
-    def pieces() -> Iterator[bytes | memoryview]:
-        yield len(raw).to_bytes(8, "little") + raw
-        for spec in ordered:
-            written = 0
-            for block in blocks(spec):
-                yield block
-                written += len(block)
-            assert written == spec.size, f"{spec.name}: {written} bytes of {spec.size}"
-
-    with replacing(path) as (file, temporary):
-        digest = _stream(file, pieces())
-        file.seek(8 + digest_place(raw, NO_DIGEST, str(path)))
-        file.write(digest.encode())
-        file.flush()
-        if prove is not None:
-            prove(temporary)
-    return digest
-
-
-def _stream(file: BinaryIO, pieces: Iterator[bytes | memoryview]) -> str:
-    """Write pieces and return their digest; what was written is sent to the disk meanwhile."""
-    hasher = blake3()  # on one thread: another makes the next pieces meanwhile
-    with closing(_ahead(pieces)) as ready, ThreadPoolExecutor(1) as flusher:
-        flushed, unsaved = flusher.submit(lambda: None), 0
-        for piece in ready:
-            file.write(piece)
-            hasher.update(piece)
-            unsaved += len(piece)
-            if unsaved >= FLUSH and flushed.done():
-                flushed.result()
-                flushed, unsaved = flusher.submit(os.fsync, file.fileno()), 0
-        flushed.result()
-    return hasher.hexdigest()
-
-
-def _ahead(items: Iterator[T]) -> Generator[T, None, None]:
-    """The same items, made in another thread while the caller works; its errors come through."""
-    with ThreadPoolExecutor(1) as maker:
-        coming = deque(maker.submit(next, items, None) for _ in range(AHEAD))
-        while (item := coming.popleft().result()) is not None:
-            coming.append(maker.submit(next, items, None))
-            yield item
-
-
-def _safetensors_header(header: Header, specs: Sequence[Spec]) -> bytes:
-    table: dict[str, object] = {"__metadata__": {KEY: header.canonical()}}
-    at = 0
-    for spec in specs:
-        table[spec.name] = {
-            "dtype": spec.dtype,
-            "shape": list(spec.shape),
-            "data_offsets": [at, at + spec.size],
-        }
-        at += spec.size
-    raw = json.dumps(table, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
-    if len(raw) > MAX_HEADER:
-        raise XtoolError(f"the header would be {len(raw)} bytes, at most {MAX_HEADER} are read")
-    return raw

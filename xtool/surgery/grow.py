@@ -10,9 +10,10 @@ from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
 from xtool.dataset import Dataset
 from xtool.header import Header, Training
 from xtool.lineage import step
-from xtool.storage import Source, Spec
+from xtool.storage import Source
 from xtool.surgery.plan import Plan
 from xtool.surgery.proof import Proof, compare, require_exact
+from xtool.writing import Spec
 
 
 @dataclass(frozen=True)

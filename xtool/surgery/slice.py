@@ -15,9 +15,10 @@ from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
 from xtool.errors import CheckFailed, UsageError
 from xtool.header import Header, Training
 from xtool.lineage import step
-from xtool.storage import BLOCK, Source, Spec
+from xtool.storage import BLOCK, Source
 from xtool.surgery.gather import gather, prefixes
 from xtool.surgery.widths import changed, resized
+from xtool.writing import Spec
 
 
 def slice_model(

@@ -30,7 +30,7 @@ from xtool.axes import REPLICAS, layout
 from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
 from xtool.errors import XtoolError
 from xtool.header import Header, Position
-from xtool.storage import Source, Spec
+from xtool.storage import Source
 from xtool.surgery.gather import gather
 from xtool.surgery.grow import PROVE, Proving, grown_header
 from xtool.surgery.operators import Carry, Growth, StatefulOperator
@@ -46,6 +46,7 @@ from xtool.training.state import (
     require_optimizer,
     slot_tensors,
 )
+from xtool.writing import Spec
 
 START: Position = {
     "step": 0,

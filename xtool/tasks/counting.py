@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64, Integer, UInt8
+from jaxtyping import Float64, Integer, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
 from xtool.corpora import Text
 from xtool.corpora._normalise import ALPHABET, normalise, pieces
@@ -21,6 +20,7 @@ from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.seeds import derive
 from xtool.tasks import Prepared, Shape, Task
+from xtool.tasks._symbols import SymbolScores
 from xtool.tokenizers import restore
 from xtool.tokenizers.char import CharTokenizer
 
@@ -41,10 +41,8 @@ DEFAULTS = {
 }
 
 
-class Counting:
+class Counting(SymbolScores):
     """The task; see the module."""
-
-    metrics: tuple[str, ...] = ("accuracy", "loss")
 
     def prepare(self, text: Text, dials: Mapping[str, Any], seed: int) -> Prepared:
         """Strings from the normalised text; each paragraph, or piece of a long one, has one split.
@@ -81,21 +79,6 @@ class Counting:
         if type(length) is not int or type(cap) is not int:
             raise XtoolError("the header's counting task lacks its length or cap")
         return Shape(restore(header.tokenizer).size, length, cap + 1)
-
-    def loss(
-        self, logits: Float[Tensor, "B T C"], targets: Integer[Tensor, "B T"]
-    ) -> Float[Tensor, "B T"]:
-        """Cross-entropy, (B, T, C) and (B, T) -> (B, T) nats."""
-        return F.cross_entropy(logits.transpose(1, 2), targets.long(), reduction="none")  # (B, T)
-
-    def score(
-        self, logits: Float[Tensor, "B T C"], targets: Integer[Tensor, "B T"]
-    ) -> dict[str, Float64[Tensor, " B"]]:
-        """Accuracy and loss of each string, (B,)."""
-        right = logits.argmax(-1) == targets  # (B, T)
-        loss = self.loss(logits, targets)  # (B, T)
-        # In double precision on the CPU, because not every device has it.
-        return {"accuracy": right.cpu().double().mean(1), "loss": loss.cpu().double().mean(1)}
 
     def baselines(self, train: Split, split: Split) -> dict[str, Float64[Tensor, " N"]]:
         """The accuracy of always saying the commonest class of the training split."""

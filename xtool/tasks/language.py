@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float64, Integer
+from jaxtyping import Float64
 from torch import Tensor
-from torch.nn import functional as F
 
 from xtool.corpora import Text
 from xtool.dataset import UNITS, Split
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.tasks import Prepared, Shape, Task
+from xtool.tasks._symbols import SymbolScores
 from xtool.tokenizers import fit, restore
 
 OPTIONS = [
@@ -31,10 +31,8 @@ DEFAULTS = {"context": 64}
 ROWS = 4096
 
 
-class Language:
+class Language(SymbolScores):
     """The task; see the module."""
-
-    metrics: tuple[str, ...] = ("accuracy", "loss")
 
     def prepare(self, text: Text, dials: Mapping[str, Any], seed: int) -> Prepared:
         """Train, dev and test as running texts; nothing is drawn, so the seed changes nothing.
@@ -87,20 +85,6 @@ class Language:
             raise XtoolError("the header's language task lacks the sizes of its splits")
         size = restore(header.tokenizer).size
         return Shape(size, None, size)
-
-    def loss(
-        self, logits: Float[Tensor, "B T C"], targets: Integer[Tensor, "B T"]
-    ) -> Float[Tensor, "B T"]:
-        """Cross-entropy, (B, T, C) and (B, T) -> (B, T) nats."""
-        return F.cross_entropy(logits.transpose(1, 2), targets.long(), reduction="none")  # (B, T)
-
-    def score(
-        self, logits: Float[Tensor, "B T C"], targets: Integer[Tensor, "B T"]
-    ) -> dict[str, Float64[Tensor, " B"]]:
-        """Accuracy and loss of each window, (B,)."""
-        right = logits.argmax(-1) == targets  # (B, T)
-        loss = self.loss(logits, targets)  # (B, T)
-        return {"accuracy": right.cpu().double().mean(1), "loss": loss.cpu().double().mean(1)}
 
     def baselines(self, train: Split, split: Split) -> dict[str, Float64[Tensor, " N"]]:
         """What the frequencies of tokens in the training split give.
