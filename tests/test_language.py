@@ -20,10 +20,11 @@ from xtool.evaluation import score
 from xtool.header import Header
 from xtool.plots._draw import request
 from xtool.seeds import derive
+from xtool.storage import Source
 from xtool.surgery.operators import learned
 from xtool.tasks import Shape, fitted, make_data, open_data, task_of
 from xtool.tasks.language import ENTRY as TASK
-from xtool.tokenizers import fit, restore
+from xtool.tokenizers import bpe, fit, restore
 from xtool.training import loop
 
 Run = Callable[..., Result]
@@ -74,13 +75,13 @@ def test_tokens_are_the_text(tokenizer: str, tmp_path: Path) -> None:
 
 def test_tokens_take_one_byte_up_to_256_symbols() -> None:
     small, large = ("".join(map(chr, range(1000, 1000 + n))) for n in (256, 257))
-    assert fit("char", small).encode(small).tolist() == list(range(256))
-    assert fit("char", small).encode(small).dtype == torch.uint8
-    assert fit("char", large).encode(large).tolist() == list(range(257))
-    assert fit("char", large).encode(large).dtype == torch.int32
-    assert fit("byte", large).encode(large).dtype == torch.uint8
+    assert fit("char", {"train": small}).encode(small).tolist() == list(range(256))
+    assert fit("char", {"train": small}).encode(small).dtype == torch.uint8
+    assert fit("char", {"train": large}).encode(large).tolist() == list(range(257))
+    assert fit("char", {"train": large}).encode(large).dtype == torch.int32
+    assert fit("byte", {"train": large}).encode(large).dtype == torch.uint8
     with pytest.raises(XtoolError, match=r"'a' \(column 2\) is not in the alphabet of 256"):
-        fit("char", small).encode(small[0] + "ab")
+        fit("char", {"train": small}).encode(small[0] + "ab")
 
 
 @pytest.mark.parametrize(("length", "context"), [(1001, 10), (1007, 10), (40, 30), (9, 8), (50, 1)])
@@ -337,7 +338,7 @@ def test_examples_are_shown_with_what_is_wrong_marked(model: Path, xtool: Run) -
 
 
 def test_what_has_no_shape_is_shown_by_one_that_has() -> None:
-    ours = fit("byte", "")
+    ours = fit("byte", {})
     header = Header(kind="data", tokenizer=ours.header())
     tokens = ours.encode("é!\x7f\x1b")[None]
     assert TASK.show(header, tokens, tokens, None)[0] == "input   \ufffd\ufffd!\ufffd␛"
@@ -451,5 +452,58 @@ def test_a_corpus_has_its_customary_splits(
 
 
 def test_an_unknown_tokenizer_is_refused() -> None:
-    with pytest.raises(UsageError, match="unknown tokenizer `bpe`"):
-        fit("bpe", "x")
+    with pytest.raises(UsageError, match="unknown tokenizer `word`"):
+        fit("word", {"train": "x"})
+
+
+def test_bpe_merges_the_commonest_pair_first_and_knows_every_text() -> None:
+    ours = fit("bpe", {"train": "abab\nabab\nabab ba", "dev": "zzzz zzzz"}, 258)
+    assert ours.header() == {"name": "bpe", "merges": ["a b", "ab ab"]}  # nothing of dev
+    assert ours.encode("abab").tolist() == [257]
+    assert fit("bpe", {"train": "aab aab aab"}, 256).size == 256
+    for text in ("", "zz Ω\U0001f600\x00\r\n  \t日本", PROSE):
+        assert ours.decode(ours.encode(text)) == text
+
+
+def test_bpe_does_not_depend_on_where_a_long_text_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PROSE + " a  b\n\n c" * 20 + "x" * 50
+    whole = fit("bpe", {"train": text}, 400)
+    monkeypatch.setattr(bpe, "CHUNK", 7)
+    assert len(list(bpe._chunks(text))) > 20
+    parts = fit("bpe", {"train": text}, 400)
+    assert parts.header() == whole.header()
+    assert torch.equal(parts.encode(text), whole.encode(text))
+
+
+@pytest.mark.parametrize("merges", [None, "a b", [1], ["a"], ["a b", "xy c"], ["a b c"]])
+def test_damaged_merges_are_refused(merges: Any) -> None:
+    with pytest.raises(XtoolError, match="merges"):
+        restore({"name": "bpe", "merges": merges}).encode("a")
+
+
+def test_new_text_is_prepared_with_a_models_own_tokenizer(
+    model: Path, xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("new.txt").write_text("the quick brown fox\n" * 20)
+    made = xtool("prepare", "language", "new.txt", "--tokenizer-from", model, "-o", "new.st")
+    assert made.code == 0, made.err
+    with Source(Path("new.st")) as source, Source(model) as trained:
+        header = source.require_header("data")
+        assert header.tokenizer == trained.require_header("model").tokenizer
+        assert header.lineage[-1].inputs["tokenizer"] == trained.verify()
+    scored = xtool("evaluate", model, "--data", "new.st", "--split", "dev")
+    assert scored.code == 0, scored.err
+    Path("odd.txt").write_text("the quick brown fox ż\n" * 20)
+    for arguments, reason in (
+        (["language", "odd.txt", "--tokenizer-from", model], "character 'ż' (column 21)"),
+        (["language", "new.txt", "--tokenizer-from", model, "--tokenizer", "byte"], "brings"),
+        (["counting", "new.txt", "--tokenizer-from", model], "its own alphabet"),
+        (["language", "new.txt", "--tokenizer-from", "none.st"], "none.st"),
+        (["language", "new.txt", "--vocab-size", 300], "is for bpe"),
+        (["language", "new.txt", "--tokenizer", "bpe", "--vocab-size", 255], "256 to"),
+    ):
+        refused = xtool("prepare", *arguments, "-o", "no.st")
+        assert refused.code in (1, 2), refused.err
+        assert reason in refused.err
+        assert not Path("no.st").exists()

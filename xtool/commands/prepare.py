@@ -7,7 +7,18 @@ import typer
 
 from xtool import registry
 from xtool.commands._dials import completion, entry, known, run_file, words
-from xtool.commands._ui import INPUT, SAID, Force, Notes, Out, Own, Quiet, Verbose, write_stdout
+from xtool.commands._ui import (
+    INPUT,
+    SAID,
+    Force,
+    Notes,
+    Out,
+    Own,
+    Quiet,
+    Verbose,
+    one_path,
+    write_stdout,
+)
 from xtool.config import Option, options, resolve
 
 COMMON = [Option("seed", "int", 0, "of the split")]
@@ -41,6 +52,13 @@ def prepare(
         tuple[Path, Path] | None,
         typer.Option(
             help="Ready examples, one a line, already normalised: TRAIN DEV; no test split.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    tokenizer_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="A model or data file whose tokenizer to use; - reads its path.",
             rich_help_panel=INPUT,
         ),
     ] = None,
@@ -85,8 +103,9 @@ def prepare(
     stem = Path(source).stem if corpus and corpus not in ("-", "builtin") else ""
     target = out or Path("-".join([part for part in (Path(name).stem, stem) if part]) + ".st")
     require_writable(target, force)
-    require_apart([target], [Path(source), *(lines or ()), config_file])
+    like = one_path(tokenizer_from) if tokenizer_from else None
+    require_apart([target], [Path(source), *(lines or ()), config_file, like])
     files = dict(zip(("train", "dev"), lines, strict=True)) if lines else {}
-    digest = make_data(target, name, source, files, values, seed)
+    digest = make_data(target, name, source, files, values, seed, like)
     notes.say(f"prepared {name} from {'lines' if lines else source}: {target} ({digest[:12]})")
     write_stdout(f"{target}\n")

@@ -11,9 +11,11 @@ from torch import Tensor
 from xtool import registry
 from xtool.corpora import Text, read_corpus, read_lines
 from xtool.dataset import Dataset, Split, read_dataset, write_dataset
-from xtool.errors import XtoolError
+from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.lineage import step
+from xtool.storage import Source
+from xtool.tokenizers import Tokenizer, restore
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,21 @@ class Task(Protocol):
 
     metrics: tuple[str, ...]
 
-    def prepare(self, text: Text, dials: Mapping[str, Any], seed: int) -> Prepared:
-        """Examples from a text, split into train, dev and test."""
+    def prepare(
+        self, text: Text, dials: Mapping[str, Any], seed: int, tokenizer: Tokenizer | None = None
+    ) -> Prepared:
+        """Examples from a text, split into train, dev and test.
+
+        Args:
+            text: the corpus.
+            dials: the task's own.
+            seed: of the split.
+            tokenizer: the one to use, where a model brings it.
+
+        Raises:
+            UsageError: dials that do not go together, or a tokenizer that the task cannot use.
+            XtoolError: a text that does not give what is asked for.
+        """
 
     def prepare_lines(self, files: Mapping[str, Text], dials: Mapping[str, Any]) -> Prepared:
         """Examples that stand ready, one a line, by split.
@@ -171,6 +186,7 @@ def make_data(
     lines: Mapping[str, Path],
     dials: Mapping[str, Any],
     seed: int,
+    tokenizer_from: Path | None = None,
 ) -> str:
     """Prepare a task's data file and return its digest.
 
@@ -181,8 +197,11 @@ def make_data(
         lines: files that hold one example a line, by split.
         dials: the task's own.
         seed: of the split.
+        tokenizer_from: a model or data file whose tokenizer to use.
     """
     task: Task = registry.load("tasks", name)
+    if lines and tokenizer_from:
+        raise UsageError("`--lines` are ready examples, `--tokenizer-from` is for a text")
     if lines:
         texts = {split: read_lines(path) for split, path in lines.items()}
         made = task.prepare_lines(texts, dials)
@@ -190,8 +209,9 @@ def make_data(
         source: dict[str, Any] = {"corpus": "lines", "sha256": inputs}
     else:
         text = read_corpus(corpus)
-        made = task.prepare(text, dials, seed)
-        inputs = {"corpus": text.sha256}
+        tokenizer, digest = _tokenizer_of(tokenizer_from) if tokenizer_from else (None, "")
+        made = task.prepare(text, dials, seed, tokenizer)
+        inputs = {"corpus": text.sha256} | ({"tokenizer": digest} if digest else {})
         source = {"corpus": text.name, "sha256": text.sha256, "note": text.note}
     options = {"task": name, "corpus": source["corpus"], **dials}
     header = Header(
@@ -202,3 +222,10 @@ def make_data(
         lineage=[step("prepare", options, inputs, seed)],
     )
     return write_dataset(out, header, made.splits)
+
+
+def _tokenizer_of(path: Path) -> tuple[Tokenizer, str]:
+    """The tokenizer of a file, and the file's digest."""
+    with Source(path) as source:
+        header = source.require_header("model", "data", "resume")
+        return restore(header.tokenizer), source.verify()

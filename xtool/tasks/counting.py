@@ -21,7 +21,7 @@ from xtool.header import Header
 from xtool.seeds import derive
 from xtool.tasks import Prepared, Shape, Task
 from xtool.tasks._symbols import SymbolScores
-from xtool.tokenizers import restore
+from xtool.tokenizers import Tokenizer, restore
 from xtool.tokenizers.char import CharTokenizer
 
 OPTIONS = [
@@ -44,13 +44,17 @@ DEFAULTS = {
 class Counting(SymbolScores):
     """The task; see the module."""
 
-    def prepare(self, text: Text, dials: Mapping[str, Any], seed: int) -> Prepared:
+    def prepare(
+        self, text: Text, dials: Mapping[str, Any], seed: int, tokenizer: Tokenizer | None = None
+    ) -> Prepared:
         """Strings from the normalised text; each paragraph, or piece of a long one, has one split.
 
         Raises:
-            UsageError: a size below 1, or more than 255 characters or counts.
+            UsageError: a size below 1, more than 255 characters or counts, or a tokenizer.
             XtoolError: the corpus gives fewer different strings than are asked for.
         """
+        if tokenizer is not None:
+            raise UsageError("`counting` has its own alphabet, `--tokenizer-from` is for text")
         _check(dials)
         wanted = {name: dials[f"{name}_size"] for name in ("train", "dev", "test")}
         found = _cut(text, dials["length"], wanted, seed)

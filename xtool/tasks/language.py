@@ -19,10 +19,11 @@ from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.tasks import Prepared, Shape, Task
 from xtool.tasks._symbols import SymbolScores
-from xtool.tokenizers import fit, restore
+from xtool.tokenizers import Tokenizer, fit, restore
 
 OPTIONS = [
-    ("tokenizer", "@tokenizers", "char", "what a token is"),
+    ("tokenizer", "@tokenizers", None, "what a token is; char unless given"),
+    ("vocab_size", "int", None, "symbols of bpe, 256 of them the bytes; 512 unless given"),
     ("dev_fraction", "float", 0.1, "part of the text to choose by, behind what is trained on"),
     ("test_fraction", "float", 0.0, "part of the text to report on, its end"),
 ]
@@ -34,17 +35,24 @@ ROWS = 4096
 class Language(SymbolScores):
     """The task; see the module."""
 
-    def prepare(self, text: Text, dials: Mapping[str, Any], seed: int) -> Prepared:
+    def prepare(
+        self, text: Text, dials: Mapping[str, Any], seed: int, tokenizer: Tokenizer | None = None
+    ) -> Prepared:
         """Train, dev and test as running texts; nothing is drawn, so the seed changes nothing.
 
-        The tokenizer knows the whole text, dev and test too.
+        The characters of a tokenizer are those of the whole text, dev and test too.
 
         Raises:
-            UsageError: fractions that leave nothing for dev or for train.
-            XtoolError: a split of fewer than two tokens.
+            UsageError: fractions that leave nothing for dev or for train, or a tokenizer both given
+                and named.
+            XtoolError: a split of fewer than two tokens, or a text that a given tokenizer does not
+                know.
         """
-        tokenizer = fit(dials["tokenizer"], text.text)
         parts = _cut(text.text, dials["dev_fraction"], dials["test_fraction"])
+        if tokenizer is None:
+            tokenizer = fit(dials["tokenizer"] or "char", parts, dials["vocab_size"])
+        elif dials["tokenizer"] or dials["vocab_size"]:
+            raise UsageError("`--tokenizer-from` brings the tokenizer; leave the other dials out")
         tokens = {name: tokenizer.encode(part) for name, part in parts.items()}
         for name, stream in tokens.items():
             if len(stream) < 2:

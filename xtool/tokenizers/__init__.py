@@ -1,14 +1,16 @@
 """Tokenizers: text to symbols and back. One file each; the header holds what rebuilds one."""
 
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from xtool import registry
-from xtool.errors import XtoolError
+from xtool.errors import UsageError, XtoolError
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """A tokenizer that is ready for use."""
 
@@ -33,8 +35,16 @@ class Tokenizer(Protocol):
 class TokenizerKind(Protocol):
     """What a file in this folder ends with, as `ENTRY`."""
 
-    def fit(self, text: str) -> Tokenizer:
-        """A tokenizer that knows all of a text."""
+    def fit(self, parts: Mapping[str, str], size: int | None) -> Tokenizer:
+        """A tokenizer that knows all parts of a text.
+
+        Args:
+            parts: by split; what is learnt is learnt from `train`.
+            size: how many symbols are asked for, where that is a choice.
+
+        Raises:
+            UsageError: a size that it cannot have.
+        """
 
     def restore(self, header: dict[str, Any]) -> Tokenizer:
         """The tokenizer that wrote this header."""
@@ -45,14 +55,23 @@ def symbol_type(size: int) -> torch.dtype:
     return torch.uint8 if size <= 256 else torch.int32
 
 
-def fit(name: str, text: str) -> Tokenizer:
-    """A tokenizer of that name that knows all of a text.
+def fit(name: str, parts: Mapping[str, str], size: int | None = None) -> Tokenizer:
+    """A tokenizer of that name that knows all parts of a text, by split.
 
     Raises:
-        UsageError: no such tokenizer.
+        UsageError: no such tokenizer, or a size that it cannot have.
     """
     kind: TokenizerKind = registry.load("tokenizers", name)
-    return kind.fit(text)
+    return kind.fit(parts, size)
+
+
+def require_no_size(name: str, size: int | None) -> None:
+    """Raise UsageError when a size is asked for of a tokenizer that has no choice."""
+    if size is not None:
+        raise UsageError(
+            f"`--vocab-size` is for bpe, the symbols of {name} are what they are",
+            "add `--tokenizer bpe`, or leave it out",
+        )
 
 
 def restore(header: dict[str, Any]) -> Tokenizer:

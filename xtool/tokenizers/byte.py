@@ -1,12 +1,13 @@
 """One symbol a byte of UTF-8: 256 of them, whatever the text."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from xtool.tokenizers import Tokenizer, TokenizerKind
+from xtool.tokenizers import Tokenizer, TokenizerKind, require_no_size
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class ByteTokenizer:
 
 
 class _Kind:
-    def fit(self, text: str) -> Tokenizer:
+    def fit(self, parts: Mapping[str, str], size: int | None) -> Tokenizer:
+        require_no_size("byte", size)
         return ByteTokenizer()
 
     def restore(self, header: dict[str, Any]) -> Tokenizer:

@@ -1,5 +1,6 @@
 """One symbol a character, from a fixed alphabet."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xtool.errors import XtoolError
-from xtool.tokenizers import Tokenizer, TokenizerKind, symbol_type
+from xtool.tokenizers import Tokenizer, TokenizerKind, require_no_size, symbol_type
 
 CHUNK = 1 << 20  # characters
 
@@ -61,8 +62,9 @@ def _codes(text: str) -> Tensor:
 
 
 class _Kind:
-    def fit(self, text: str) -> Tokenizer:
-        return CharTokenizer("".join(sorted(set(text))))
+    def fit(self, parts: Mapping[str, str], size: int | None) -> Tokenizer:
+        require_no_size("char", size)
+        return CharTokenizer("".join(sorted(set().union(*parts.values()))))
 
     def restore(self, header: dict[str, Any]) -> Tokenizer:
         return CharTokenizer(header.get("alphabet", ""))
