@@ -15,7 +15,7 @@ import pytest
 from conftest import Result
 
 from xtool import registry, rows
-from xtool.errors import Interrupted
+from xtool.errors import Interrupted, XtoolError
 from xtool.rows import row
 from xtool.surgery import race
 from xtool.surgery.operators.pad import Pad
@@ -144,6 +144,18 @@ def test_an_operator_that_breaks_its_promise_does_not_end_the_race(
     assert "pad did not finish: `pad` promised to be exact" in done.err
 
 
+def test_a_file_that_cannot_be_read_ends_the_race(
+    small: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise XtoolError("no room")
+
+    monkeypatch.setattr(race, "grow", full)
+    done = xtool(*SHORT, "--to", 16)
+    assert done.code == 1
+    assert "no room" in done.err
+
+
 def test_an_interrupted_race_leaves_nothing(
     small: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,10 +200,18 @@ def result(label: str, *losses: float) -> race.Result:
     return race.Result(label, method, [1.0] * len(losses), [row(value=v) for v in losses])
 
 
+CONTROLS = [("scratch", 2.0, 2.1), ("untrained", 3.0, 3.1)]
+
+
 @pytest.mark.parametrize(
     ("field", "best", "said"),
     [
-        ([("pad", 0.1, 0.11), ("clone", 1, 1.1), ("scratch", 2, 2.1)], "pad", ["pad wins"]),
+        (
+            [("pad", 0.1, 0.11), ("clone", 1, 1.1), ("untrained", 2, 2.1)],
+            "pad",
+            ["pad wins: .* others, but scratch did not finish"],
+        ),
+        ([("pad", 0.1, 0.11), *CONTROLS], "pad", ["pad wins: .* others$"]),
         ([("pad", 0.1, 0.2), ("clone", 0.1, 0.3)], "pad", ["no winner beyond noise: .* clone"]),
         (
             [("scratch", 0.1, 0.11), ("clone", 0.5, 0.51), ("pad", 0.9, 0.91)],

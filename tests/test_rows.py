@@ -118,6 +118,10 @@ def test_labels_are_compared_pair_by_pair() -> None:
         averages.paired([*many, run("b", 3, 0.0)], "a", "seed")
     with pytest.raises(UsageError, match="two rows of `a`"):
         averages.paired([*many, run("a", 0, 0.0)], "a", "seed")
+    with pytest.raises(UsageError, match="two rows of `b`"):
+        averages.paired([*many, run("b", 0, 0.0)], "a", "seed")
+    with pytest.raises(UsageError, match="differ in `data`"):
+        averages.paired([one | {"data": one["label"]} for one in many], "a", "seed")
     with pytest.raises(UsageError, match="unknown label"):
         averages.paired(many, "c", "seed")
 

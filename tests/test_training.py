@@ -15,9 +15,11 @@ import pytest
 import torch
 from conftest import Result
 
+from xtool import rows
 from xtool.archs import read_model
 from xtool.checkpoint import load, save
 from xtool.training import loop
+from xtool.training.journal import Journal
 from xtool.training.optimizers import lr_factor
 
 TINY = ["--d-model", 8, "--threads", 1, "--quiet", "--batch-size", 8]
@@ -57,6 +59,7 @@ STOPPED = """
 import sys
 import os, signal
 from xtool.training import loop
+from xtool.training.journal import Journal
 step = loop._Loop._step
 at, kind = int(sys.argv[1]), getattr(signal, sys.argv[2])
 def stopping(self, total):
@@ -235,6 +238,48 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_state(
     assert (tmp_path / "m.st").read_bytes() == before[0]
     assert load(tmp_path / "m.resume.st")
     assert "Traceback" not in done.err
+
+
+def test_a_run_that_diverges_between_looks_saves_no_state(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = [*TINY, "--norm", "none", "--lr", "1e30", "--steps", 60, "--save-every", 7]
+    done = xtool("train", data, *args, "--eval-every", 60, "-o", "m.st")
+    assert done.code == 1
+    assert "the loss is" in done.err
+    assert not (tmp_path / "m.resume.st").exists()
+
+
+@pytest.mark.parametrize(("budget", "code"), [("1e18", 0), ("-1", 2), ("inf", 2)])
+def test_a_budget_of_flops_may_be_large(
+    budget: str, code: int, data: Path, xtool: Callable[..., Result]
+) -> None:
+    done = xtool("train", data, *TINY, "--max-flops", budget, "--dry-run", "-o", "m.st")
+    assert done.code == code, done.err
+
+
+def test_data_without_dev_leave_an_earlier_run_alone(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    header, tensors = load(data)
+    save(tmp_path / "bare.st", header, {n: t for n, t in tensors.items() if "dev" not in n})
+    assert xtool("train", data, *TINY, "--steps", 2, "-o", "m.st").code == 0
+    before = (tmp_path / "m.rows.jsonl").read_bytes()
+    done = xtool("train", "bare.st", *TINY, "--steps", 2, "-o", "m.st", "--force")
+    assert done.code == 1
+    assert "no split `dev`" in done.err
+    assert (tmp_path / "m.rows.jsonl").read_bytes() == before
+
+
+def test_a_row_that_lost_its_end_of_line_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "m.rows.jsonl"
+    first, second = (rows.row(metric="loss", value=1.0, step=step) for step in (1, 2))
+    path.write_bytes(rows.to_jsonl([first, second]).encode()[:-1])
+    journal = Journal(path, keep=2)
+    assert [one["step"] for one in journal.kept] == [1]
+    journal.write([second])
+    journal.close()
+    assert [one["step"] for one in rows.read(path.read_text(), "x")] == [1, 2]
 
 
 def test_a_second_writer_on_one_output_is_refused(

@@ -107,29 +107,39 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
         interval, the p-value of a two-sided paired t test, and `n` the number of pairs.
 
     Raises:
-        UsageError: no such label, or a row without its partner.
+        UsageError: no such label, two rows of one label that only `over` could tell apart, a row
+            without its partner, or a pair of different data.
     """
-    base: dict[tuple[Any, ...], Row] = {}
-    others: dict[tuple[Any, ...], dict[Any, Row]] = {}
+    labels: dict[tuple[Any, ...], dict[Any, Row]] = {}
     for one in rows:
-        place = (one["metric"], one["split"])
         if one["metric"] in BASELINES:
             continue
-        if one["label"] == label:
-            if (*place, one.get(over)) in base:
-                raise UsageError(f"two rows of `{label}` have {over} {one.get(over)}")
-            base[*place, one.get(over)] = one
-        else:
-            others.setdefault((one["label"], *place), {})[one.get(over)] = one
-    if not base:
+        found = labels.setdefault((one["label"], one["metric"], one["split"]), {})
+        if one.get(over) in found:
+            raise UsageError(
+                f"two rows of `{one['label']}` have {over} {one.get(over)}",
+                "narrow them with `--where`, for example to one step",
+            )
+        found[one.get(over)] = one
+    if all(name != label for name, _, _ in labels):
         raise unknown("label", label, {str(one["label"]) for one in rows})
     out = []
-    for (name, metric, split), found in others.items():
-        place = (metric, split)
-        lone = [value for value in found if (*place, value) not in base]
+    for (name, metric, split), found in labels.items():
+        if name == label:
+            continue
+        base = labels.get((label, metric, split), {})
+        lone = [value for value in found if value not in base]
         if lone:
             raise UsageError(f"`{label}` has no row of {over} {lone[0]} to pair with `{name}`")
-        pairs = [one["value"] - base[*place, value]["value"] for value, one in found.items()]
+        for column in ("task", "data"):
+            kinds = {one.get(column) for one in (*found.values(), *base.values())} - {None}
+            if len(kinds) > 1:
+                raise UsageError(
+                    f"`{name}` and `{label}` differ in `{column}`: "
+                    f"{' and '.join(sorted(map(str, kinds)))}",
+                    "only values on the same examples can be paired",
+                )
+        pairs = [one["value"] - base[value]["value"] for value, one in found.items()]
         mean, first = estimate(pairs), next(iter(found.values()))
         numbers = {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
         numbers["sd"] = stdev(pairs) if len(pairs) > 1 else None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xtool.axes import REPLICAS, Layout, layout
 from xtool.config import check_model
-from xtool.errors import XtoolError
+from xtool.errors import Diverged, XtoolError
 from xtool.header import Header
 from xtool.storage import BLOCK, BYTES, Entry, Source
 from xtool.writing import Spec, write
@@ -152,12 +152,12 @@ def one_thread() -> Iterator[None]:
 
 @one_thread()
 def require_finite(tensor: Tensor, name: str, where: str) -> None:
-    """Raise XtoolError when a tensor holds a NaN or an infinity."""
+    """Raise Diverged when a tensor holds a NaN or an infinity."""
     # A sum is quick and hides no NaN or infinity; since it may overflow, it alone condemns nothing.
     if not tensor.is_floating_point() or torch.isfinite(tensor.sum()):
         return
     if bad := int((~torch.isfinite(tensor)).sum()):
-        raise XtoolError(
+        raise Diverged(
             f"{where}: tensor `{name}` has {bad} values that are NaN or infinite",
             "the run that made it diverged: lower `--lr`, or go back to an earlier file",
         )

@@ -42,6 +42,10 @@ class CheckFailed(XtoolError):
     exit_code = 3
 
 
+class Diverged(XtoolError):
+    """A loss, a score or a weight is NaN or infinite: the run that made it went astray."""
+
+
 class Interrupted(XtoolError):
     """The user stopped the run; what was done is saved."""
 

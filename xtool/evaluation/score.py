@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xtool.averages import bounded
 from xtool.dataset import Split
-from xtool.errors import XtoolError
+from xtool.errors import Diverged
 from xtool.header import Header
 from xtool.intervals import estimate
 from xtool.rows import Row, row
@@ -28,7 +28,7 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
     knows how many characters and bytes its tokens are, the loss is given in bits of each as well.
 
     Raises:
-        XtoolError: a score is NaN or infinite.
+        Diverged: a score is NaN or infinite.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -42,7 +42,7 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     for name, values in found.items():
         if not torch.isfinite(values).all():
-            raise XtoolError(
+            raise Diverged(
                 f"the model's {name} is {float(values.mean())}: its logits are out of range",
                 "the run that made it diverged: lower `--lr`, or set `--clip 1`",
             )

@@ -18,7 +18,7 @@ from typing import Any
 from xtool import registry
 from xtool.checkpoint import model_reader, save
 from xtool.dataset import Dataset
-from xtool.errors import Interrupted, UsageError, XtoolError
+from xtool.errors import CheckFailed, Diverged, Interrupted, UsageError, XtoolError
 from xtool.intervals import Estimate, estimate, p_value
 from xtool.layers.initial import initial
 from xtool.rows import Row, row
@@ -132,7 +132,7 @@ def race(
     Raises:
         Interrupted: a signal came; nothing is left.
         UsageError: a budget too small for one step, or a dial outside its range.
-        XtoolError: nobody finished.
+        XtoolError: nobody finished, or a file could not be read or written.
     """
     results: list[Result] = []
     failed: dict[str, str] = {}
@@ -140,9 +140,7 @@ def race(
     def enter(label: str, method: str) -> None:
         try:
             results.append(_compete(terms, label, method, note))
-        except (UsageError, Interrupted):
-            raise
-        except XtoolError as error:
+        except (CheckFailed, Diverged) as error:
             failed[label] = error.message
 
     for method in methods:
@@ -276,7 +274,9 @@ def verdict(results: Sequence[Result]) -> tuple[Result, list[str]]:
             f"no winner beyond noise: the interval of {best.label} overlaps {', '.join(level)}"
         )
     elif not ahead:
-        lines.append(f"{best.label} wins: its interval is below all others")
+        missing = sorted({SCRATCH, UNTRAINED} - {one.label for one in results})
+        but = f", but {' and '.join(missing)} did not finish" if missing else ""
+        lines.append(f"{best.label} wins: its interval is below all others{but}")
     return best, lines
 
 

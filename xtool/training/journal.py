@@ -49,6 +49,8 @@ class Journal:
                 one = read(line.decode("utf-8"), self.path.name)[0]
             except (UnicodeDecodeError, XtoolError):
                 break
+            if not line.endswith(b"\n"):
+                break  # a row that was cut off just before its end would swallow the next
             if not isinstance(one["step"], int) or one["step"] > (keep or 0) or one["digest"]:
                 break
             kept.append(one)
@@ -63,13 +65,17 @@ class Journal:
         return max((float(one.get("seconds") or 0) for one in self.kept), default=0.0)
 
     def write(self, rows: list[Row]) -> None:
-        """Append rows; they are on the way to the disk when this returns."""
+        """Append rows; a kill takes none of them, `sync` makes them outlast a power cut."""
         self._file.write(to_jsonl(rows).encode())
         self._file.flush()
 
+    def sync(self) -> None:
+        """Make the rows durable."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Make the rows durable and let the file go."""
-        os.fsync(self._file.fileno())
+        self.sync()
         self._file.close()
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xtool.archs import count
-from xtool.errors import Interrupted, XtoolError
+from xtool.errors import Diverged, Interrupted
 from xtool.evaluation.score import LOWER_IS_BETTER, columns_of_model, score_rows, scores
 from xtool.rows import Row, row
 from xtool.seeds import derive
@@ -37,7 +37,7 @@ def train(run: Run, listener: Listener, resume: bool = False) -> str:
 
     Raises:
         Interrupted: a signal came; the state is saved.
-        XtoolError: the loss became NaN or infinite; the last good state is left.
+        Diverged: the loss became NaN or infinite; the last good state is left.
     """
     return _Loop(run, listener, resume).run_all()
 
@@ -52,6 +52,7 @@ class _Loop:
         split = run.data.split("train")
         self.inputs, self.targets = split.pool(self.device)
         self.orders: dict[int, tuple[int, Tensor]] = {}
+        self.baselines = run.task.baselines(split, run.data.split("dev"))
         self.state_path = state_path(run.out)
         slots = load_state(run, self.state_path) if resume else run.slots
         self.optimizer = adamw(run.model, run.dials, slots)
@@ -66,7 +67,6 @@ class _Loop:
         self.began = time.monotonic() - self.journal.seconds * self.who.count
         self.losses: list[Tensor] = []
         self.params = count(self.who.each[0])
-        self.baselines = run.task.baselines(split, run.data.split("dev"))
 
     def run_all(self) -> str:
         """Every step from the position to the end, then the files."""
@@ -120,39 +120,47 @@ class _Loop:
         step, dials = self.run.position.step, self.run.dials
         last = step == total
         due = step % int(dials["eval_every"] or self.run.steps_per_epoch) == 0
-        seen = self._require_finite() if step % LOOK_EVERY == 0 or due or last else None
-        self.listener.stepped(step, seen)
+        save = step % int(dials["save_every"]) == 0 if dials["save_every"] else due
+        look = step % LOOK_EVERY == 0 or due or save or last
+        self.listener.stepped(step, self._add_losses() if look else None)
         if due or last:
             self._evaluate()
-        if not last and (step % int(dials["save_every"]) == 0 if dials["save_every"] else due):
+        if save and not last:
             self._save_state()
 
-    def _add_losses(self) -> None:
-        """Move the losses since the last time from the device into the position, in order."""
-        at = self.run.position
-        for losses in torch.stack(self.losses).tolist() if self.losses else ():
+    def _add_losses(self) -> float | None:
+        """Move the losses since the last time from the device into the position, in order.
+
+        This is where the device is waited for, and where a loss that is no number ends the run.
+
+        Returns:
+            the last one, the mean of the replicas'; None when there is none.
+        """
+        at, last = self.run.position, None
+        found = torch.stack(self.losses).tolist() if self.losses else []
+        self.losses.clear()
+        for step, losses in enumerate(found, at.step - len(found) + 1):
+            for seed, loss in zip(self.run.seeds, losses, strict=True):
+                if not math.isfinite(loss):
+                    raise self._diverged(step, loss, seed)
             sums = at.loss_sums or [0.0] * len(losses)
             at.loss_sums = [a + b for a, b in zip(sums, losses, strict=True)]
             at.loss_count += 1
-        self.losses.clear()
+            last = float(sum(losses) / len(losses))
+        return last
+
+    def _diverged(self, step: int, loss: float, seed: int) -> Diverged:
+        left = f"; {self.state_path} is the last good state" if self.state_path.exists() else ""
+        which = f" with seed {seed}" if len(self.run.seeds) > 1 else ""
+        return Diverged(
+            f"the loss{which} is {loss} at step {step}{left}", "lower `--lr`, or set `--clip 1`"
+        )
 
     def _save_state(self) -> None:
+        """Save where the run is; the state counts rows, so these are durable before it."""
         self._add_losses()
+        self.journal.sync()
         save_state(self.run, self.state_path, self.optimizer, self.slots)
-
-    def _require_finite(self) -> float:
-        """The last loss, which must be a number; this is where the device is waited for."""
-        losses = self.losses[-1].tolist()
-        for seed, loss in zip(self.run.seeds, losses, strict=True):
-            if math.isfinite(loss):
-                continue
-            left = f"; {self.state_path} is the last good state" if self.state_path.exists() else ""
-            which = f" with seed {seed}" if len(losses) > 1 else ""
-            raise XtoolError(
-                f"the loss{which} is {loss} at step {self.run.position.step}{left}",
-                "lower `--lr`, or set `--clip 1`",
-            )
-        return float(sum(losses) / len(losses))
 
     def _evaluate(self) -> None:
         """Rows of the whole dev split, and of the training loss since the last time."""
@@ -234,6 +242,7 @@ class _Loop:
                 for replica in range(self.who.count)
             ]
         )
+        self.journal.sync()
         if not run.dials["keep_state"]:
             with suppress(FileNotFoundError):
                 self.state_path.unlink()

@@ -13,6 +13,7 @@ from xtool import registry
 from xtool.archs import architecture, build, fill, start
 from xtool.axes import REPLICAS, RESIDUAL, SIZES, Layout, layout
 from xtool.checkpoint import model_reader
+from xtool.config import LARGEST
 from xtool.dataset import Dataset
 from xtool.errors import UsageError, XtoolError, unknown
 from xtool.evaluation.score import metrics
@@ -221,25 +222,25 @@ def _step(config: Mapping[str, Any], dials: Mapping[str, Any], inputs: dict[str,
     return step("train", {**fresh, **options}, inputs, dials["seed"])
 
 
-MOST = 1e15
+MOST = 1e15  # of what is counted one by one
 RANGES = {
-    "epochs": 0,
-    "steps": 0,
-    "max_flops": 0,
-    "batch_size": 1,
-    "warmup": 0,
-    "weight_decay": 0,
-    "clip": 0,
-    "eval_every": 1,
-    "save_every": 1,
+    "epochs": (0, MOST),
+    "steps": (0, MOST),
+    "max_flops": (0, LARGEST["float"]),
+    "batch_size": (1, MOST),
+    "warmup": (0, MOST),
+    "weight_decay": (0, MOST),
+    "clip": (0, MOST),
+    "eval_every": (1, MOST),
+    "save_every": (1, MOST),
 }
 
 
 def check_dials(dials: Mapping[str, Any], data: Dataset) -> None:
     """Raise UsageError for a training dial outside its range."""
-    for name, low in RANGES.items():
-        if dials[name] is not None and not low <= dials[name] <= MOST:
-            raise UsageError(f"`{name}` is {dials[name]}, it must be {low} to {MOST:g}")
+    for name, (low, high) in RANGES.items():
+        if dials[name] is not None and not low <= dials[name] <= high:
+            raise UsageError(f"`{name}` is {dials[name]}, it must be {low} to {high:g}")
     for name in ("lr", "adam_eps"):
         if dials[name] <= 0:
             raise UsageError(f"`{name}` is {dials[name]}, it must be above 0")
