@@ -7,16 +7,18 @@
 #
 # A small model of half the width spends a FIRST part of what scratch spends in all; then it grows, and trains
 # until the lineage has cost one of SHARES of scratch, with a falling rate of its own for each. The controls spend the
-# CONTROL share alone: a model from scratch, and an untrained small model that grew. CORPUS is a corpus or a text file.
+# CONTROL share alone: a model from scratch, and an untrained small model that grew, which trains once with scratch's
+# rate and once with the grown model's. CORPUS is a corpus or a text file.
 # Rates were chosen on a seed of their own, scratch's among 1e-3, 2e-3, 3e-3, 4e-3, 6e-3 and 1e-2.
 set -euo pipefail
-seeds=${SEEDS:-0 1 2} shares=${SHARES:-0.5 0.6} first=${FIRST:-0.4} kinds=${KINDS:-pad clone} control=${CONTROL:-0.6}
+seeds=${SEEDS:-0 1 2} lr=${LR:-4e-3} shares=${SHARES:-0.5 0.6} first=${FIRST:-0.4} kinds=${KINDS:-pad clone} control=${CONTROL:-0.6}
 corpus=${CORPUS:-builtin} steps=${STEPS:-1500} width=${WIDTH:-128} jobs=${JOBS:-2} warmup=100
 shape=(--n-layers 4 --n-heads 4 --context 64)
 if [ "${1:-}" = --fast ]; then
     shift
     seeds="0 1" shares="0.6" steps=30 width=32 kinds=pad warmup=5 shape=(--n-layers 2 --n-heads 2 --context 32)
 fi
+falling=(--lr 2e-3 --warmup $((warmup / 4)) --schedule linear)
 mkdir -p "${1:-growth-text}" && cd "${1:-growth-text}"
 [ -e text.st ] || xtool prepare language "$corpus" -o text.st > /dev/null
 
@@ -35,18 +37,19 @@ grown() {
 }
 one_seed() {
     local seed=$1 all kind part
-    fresh scratch scratch "$width" --lr 4e-3 --warmup $warmup --steps "$steps"
+    fresh scratch scratch "$width" --lr "$lr" --warmup $warmup --steps "$steps"
     all=$(flops "scratch-$seed")
     fresh small "small, $first" $((width / 2)) --lr 3e-3 --warmup $warmup --schedule constant --steps $((9 * steps)) --max-flops "$(share "$first")"
     for kind in $kinds; do
         for part in $shares; do
-            grown "grown-$kind-$part" "$kind, $part" small "$kind" "$part" --lr 2e-3 --warmup $((warmup / 4)) --schedule linear
+            grown "grown-$kind-$part" "$kind, $part" small "$kind" "$part" "${falling[@]}"
         done
     done
-    fresh control-scratch "scratch, $control" "$width" --lr 4e-3 --warmup $warmup --steps $((9 * steps)) --max-flops "$(share "$control")"
+    fresh control-scratch "scratch, $control" "$width" --lr "$lr" --warmup $warmup --steps $((9 * steps)) --max-flops "$(share "$control")"
     fresh untrained untrained $((width / 2)) --steps 0
     kind=${kinds%% *}
-    grown control-untrained "untrained $kind, $control" untrained "$kind" "$control" --lr 4e-3 --warmup $warmup
+    grown control-untrained "untrained $kind, $control" untrained "$kind" "$control" --lr "$lr" --warmup $warmup
+    grown control-untrained-falling "untrained $kind, $control, as grown" untrained "$kind" "$control" "${falling[@]}"
 }
 for seed in $seeds; do
     while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
