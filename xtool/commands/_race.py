@@ -44,6 +44,7 @@ class Asked:
     out: Path | None
     force: bool
     dry_run: bool
+    config_file: Path | None
 
 
 def run_race(asked: Asked, notes: Notes) -> None:
@@ -61,9 +62,11 @@ def run_race(asked: Asked, notes: Notes) -> None:
     from xtool.surgery.plan import plan
 
     _check(asked)
+    data = asked.data or _data_of(asked.small)
     if asked.out:
         require_writable(asked.out, asked.force)
-        require_apart([asked.out], [asked.small, asked.data])
+        own = registry.admitted().values()
+        require_apart([asked.out], [asked.small, data, asked.config_file, *own])
     names = registry.names("surgery/operators")
     dials = {name: resolve(options("surgery/operators", name), asked.layers) for name in names}
     able, refused = race.contestants(asked.small, asked.changes, dials, asked.seed)
@@ -73,7 +76,7 @@ def run_race(asked: Asked, notes: Notes) -> None:
         notes.say(f"contestants: {', '.join(able)}, and an untrained control")
         return
     with _terminable():
-        results, failed = race.race(_terms(asked, dials), able, notes.say)
+        results, failed = race.race(_terms(asked, data, dials), able, notes.say)
     for name, reason in failed.items():
         notes.say(f"{name} did not finish: {reason}")
     best, lines = race.verdict(results)
@@ -110,10 +113,18 @@ def _check(asked: Asked) -> None:
         raise UsageError("`--race-steps` and `--race-flops` exclude each other")
 
 
-def _terms(asked: Asked, dials: Mapping[str, Mapping[str, Any]]) -> "Terms":
+def _data_of(small: Path) -> Path:
+    """The data of a model's lineage."""
+    from xtool.dataset import find_data
+    from xtool.storage import Source
+
+    with Source(small) as source:
+        return find_data(source.require_header("model"), [small.parent, Path.cwd()])
+
+
+def _terms(asked: Asked, data_path: Path, dials: Mapping[str, Mapping[str, Any]]) -> "Terms":
     """The terms of the race: the training dials are the small model's, as with `train --from`."""
     from xtool.commands._train import LENGTH
-    from xtool.dataset import find_data
     from xtool.storage import Source
     from xtool.surgery.race import Terms
     from xtool.tasks import open_data
@@ -121,7 +132,7 @@ def _terms(asked: Asked, dials: Mapping[str, Mapping[str, Any]]) -> "Terms":
 
     with Source(asked.small) as source:
         header = source.require_header("model")
-    data = open_data(asked.data or find_data(header, [asked.small.parent, Path.cwd()]))
+    data = open_data(data_path)
     own = resolve(RACE, asked.layers)
     steps = STEPS if own["race_steps"] is None else own["race_steps"]
     old = {k: v for k, v in header.training.get("dials", {}).items() if k not in LENGTH}

@@ -7,7 +7,7 @@ from typing import Any
 
 from xtool import registry
 from xtool.archs import count
-from xtool.atomic import require_writable
+from xtool.atomic import require_apart, require_writable
 from xtool.commands._ui import Notes
 from xtool.config import check_model, model_options, options, resolve
 from xtool.dataset import find_data
@@ -16,7 +16,7 @@ from xtool.header import Header
 from xtool.storage import Source
 from xtool.tasks import make_data, open_data, task_of
 from xtool.training.dials import CONTEXT, REPORT, RESULT
-from xtool.training.journal import state_path
+from xtool.training.journal import best_path, rows_path, state_path
 from xtool.training.run import Run
 from xtool.training.setup import fresh_config, preset, set_up, trained_config
 
@@ -37,6 +37,8 @@ class Asked:
     resume: bool
     force: bool
     dry_run: bool = False
+    config_file: Path | None = None
+    save_config: Path | None = None
 
     def dial(self, name: str) -> Any:
         """A dial as the user gave it, or None."""
@@ -59,7 +61,7 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
     """The run, and whether it goes on from a saved state.
 
     Raises:
-        UsageError: dials that do not go together.
+        UsageError: dials that do not go together, or an output that is an input.
         XtoolError: an unreadable input, or an output that is in the way.
     """
     parent = _header(asked.parent) if asked.parent else None
@@ -71,11 +73,9 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
     if parent and asked.preset:
         raise UsageError("`--preset` is for a new model, `--from` brings its own dials")
     out = asked.out or _default_out(asked, data_path, arch)
-    if asked.parent and asked.parent.resolve() == state_path(out).resolve():
-        raise UsageError(
-            f"{asked.parent}: the run would replace the state that it begins from",
-            "name another output with `-o`",
-        )
+    written = [*outputs(out), *([asked.save_config] if asked.save_config else [])]
+    own = registry.admitted().values()
+    require_apart(written, [data_path, asked.parent, asked.config_file, *own])
     saved = _saved(out, asked, notes)
     if saved is None and not asked.force:
         require_writable(out)
@@ -111,6 +111,11 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
             if was != dials[name]:
                 notes.say(f"`{name}` is {dials[name]}, the state's moments were made with {was}")
     return set_up(data, asked.parent, config, dials, out), saved is not None
+
+
+def outputs(out: Path) -> list[Path]:
+    """The files that a run writes, the last one only with `--keep-best`."""
+    return [out, rows_path(out), state_path(out), best_path(out)]
 
 
 def _header(path: Path) -> Header:

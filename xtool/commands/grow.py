@@ -142,7 +142,7 @@ def grow(
     if race:
         if method != "auto" or len(models) > 1:
             raise UsageError("`--race` takes one model, and every operator instead of `--method`")
-        asked = Asked(models[0], wanted, layers, seed, data, form, out, force, dry_run)
+        asked = Asked(models[0], wanted, layers, seed, data, form, out, force, dry_run, config_file)
         run_race(asked, notes)
         return
     if form or any(word.startswith("--race-") for word in words()):
@@ -152,6 +152,10 @@ def grow(
     if tol is not None and not 0 < tol < 1:
         raise UsageError(f"`--tol` is {tol}, it must be above 0 and below 1")
     proving = Proving(proof, tol, open_data(data) if data else None)
+
+    fitted_to = Path(values["data"]) if values.get("data") else None
+    inputs = [*models, data, fitted_to, config_file, *registry.admitted().values()]
+    require_apart([target(path, out, wanted, method) for path in models], inputs)
 
     def make_plan(reader: Reader) -> Plan:
         return plan(reader, wanted, method, values, seed + (reader.replica or 0))
@@ -167,7 +171,6 @@ def grow(
             notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}; {chosen.method}")
             continue
         place = target(path, out, wanted, method)
-        require_apart([place], [data, config_file])
         require_writable(place, force)
         with Source(path) as source:
             header = source.require_header("model", "resume")

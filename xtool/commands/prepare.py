@@ -104,7 +104,8 @@ def prepare(
     target = out or Path("-".join([part for part in (Path(name).stem, stem) if part]) + ".st")
     require_writable(target, force)
     like = one_path(tokenizer_from) if tokenizer_from else None
-    require_apart([target], [Path(source), *(lines or ()), config_file, like])
+    own_files = registry.admitted().values()
+    require_apart([target], [Path(source), *(lines or ()), config_file, like, *own_files])
     files = dict(zip(("train", "dev"), lines, strict=True)) if lines else {}
     digest = make_data(target, name, source, files, values, seed, like)
     notes.say(f"prepared {name} from {'lines' if lines else source}: {target} ({digest[:12]})")

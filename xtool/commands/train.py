@@ -114,10 +114,9 @@ def train(
 
     Its path goes to standard output, its rows to NAME.rows.jsonl.
     """
-    from xtool.atomic import replacing, require_apart, require_writable
+    from xtool.atomic import replacing, require_writable
     from xtool.commands._progress import ProgressBar
-    from xtool.commands._train import Asked, plan_run
-    from xtool.training.journal import best_path, rows_path, state_path
+    from xtool.commands._train import Asked, outputs, plan_run
     from xtool.training.loop import train as train_run
 
     notes = Notes(quiet, verbose)
@@ -140,10 +139,10 @@ def train(
         resume=resume,
         force=force,
         dry_run=dry_run,
+        config_file=config_file,
+        save_config=save_config,
     )
     run, going_on = plan_run(asked, notes)
-    made = [run.out, rows_path(run.out), state_path(run.out), best_path(run.out)]
-    require_apart([*made, *([save_config] if save_config else [])], [data, config_file])
     if save_config:
         values = {"arch": run.config["arch"], **asked.used(run), **run.dials}
         require_writable(save_config, force)
@@ -161,7 +160,7 @@ def train(
         notes.detail(f"  {name} = {value}")
     if dry_run:
         return
-    for path in made if run.dials["keep_best"] else made[:-1]:
+    for path in outputs(run.out) if run.dials["keep_best"] else outputs(run.out)[:-1]:
         require_writable(path, force or resume)
     with ProgressBar(total, run.position.step, notes) as bar:
         digest = train_run(run, bar, resume=going_on)
