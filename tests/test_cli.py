@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import TEXT, Result, make_model
 
+from xtool import registry
 from xtool.archs import read_model
 from xtool.checkpoint import load, save
 from xtool.cli import COMMANDS
@@ -317,6 +318,35 @@ def test_a_users_own_architecture_trains_and_is_passed_again(
     (tmp_path / "mine.py").write_text(OWN_ARCH + "# edited\n")
     done = shell("xtool evaluate m.st --own mine.py --format jsonl", tmp_path)
     assert "mine.py is not the file" in done.stderr
+
+
+def test_the_saved_dials_of_a_users_own_architecture_are_read_back(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = OWN_ARCH.replace('"channels")]', '"channels"), ("speed", "float", 1.0, "unused")]')
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "mine.py").write_text(more)
+    common = ["--threads", 1, "-q"]
+
+    def run(*args: object) -> Result:
+        monkeypatch.setattr(registry, "_admitted", {})
+        return xtool("train", *common, *args)
+
+    saved = ["--d-model", 8, "--speed", 2.5, "--steps", 2, "--save-config", "run.toml"]
+    done = run(data, "--arch", "sub/mine.py", *saved, "-o", "a.st")
+    assert done.code == 0, done.err
+    assert 'arch = "mine.py"' in (tmp_path / "run.toml").read_text()
+    again = run(data, "--config", "run.toml", "--own", "sub/mine.py", "-o", "b.st", "--label", "a")
+    assert again.code == 0, again.err
+    assert read_model(tmp_path / "b.st")[0].config["speed"] == 2.5
+    flag = run(data, "--config", "run.toml", "--own=sub/mine.py", "--speed", 3, "-o", "c.st")
+    assert flag.code == 0, flag.err
+    assert read_model(tmp_path / "c.st")[0].config["speed"] == 3.0
+    on = run("--from", "b.st", "--own", "sub/mine.py", "--speed", 2.5, "--steps", 1, "-o", "d.st")
+    assert on.code == 0, on.err
+    refused = run(data, "--config", "run.toml", "-o", "e.st")
+    assert refused.code == 2
+    assert "mine.py: no such file" in refused.err
 
 
 def test_a_header_cannot_make_a_file_in_the_folder_run(

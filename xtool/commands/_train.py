@@ -89,13 +89,14 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
         config = dict(saved.config)
         check_model(config, str(state_path(out)))
         ready = preset(str(config["arch"]), asked.preset, asked.dial("d_model"))
-        for dial in [*model_options(str(config["arch"]), config.get("attention")), CONTEXT]:
-            here = asked.dial(dial.name)
-            here = ready.get(dial.name) if here is None else here
-            if here not in (None, config[dial.name]):
+        declared = [*model_options(str(config["arch"]), config.get("attention")), CONTEXT]
+        said = {dial.name: asked.dial(dial.name) for dial in declared}
+        given = {name: ready.get(name) if value is None else value for name, value in said.items()}
+        for name, here in {"arch": asked.arch, **given}.items():
+            if here not in (None, config[name]):
                 raise XtoolError(
-                    f"{state_path(out)}: is of another run: `{dial.name}` is {config[dial.name]} "
-                    f"there, {here} here",
+                    f"{state_path(out)}: is of another run: `{name}` is {config[name]} there, "
+                    f"{here} here",
                     "give the same flags with `--resume`, or `--force` to start over",
                 )
     else:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._dials import completion, entry, known, peek, run_file
+from xtool.commands._dials import completion, entry, known, peek, peek_all, peek_run_file, run_file
 from xtool.commands._ui import (
     INPUT,
     MODEL,
@@ -29,9 +29,12 @@ CHOICE = [Option("arch", "text", "gpt", ""), Option("preset", "text", None, "")]
 
 
 def panels() -> dict[str, list[Option]]:
-    """The dials of the architecture and attention variant that the command line names."""
-    arch = known("archs", peek("--arch")) or _arch_of(peek("--from")) or "gpt"
-    attention = known("layers/attention", peek("--attention"))
+    """The dials of the architecture and attention variant that command line and run file name."""
+    for path in peek_all("--own"):
+        known("archs", path)
+    table = peek_run_file("train")
+    arch = known("archs", peek("--arch"), table.get("arch")) or _arch_of(peek("--from")) or "gpt"
+    attention = known("layers/attention", peek("--attention"), table.get("attention"))
     ready = ", ".join(registry.literal("archs", arch, "PRESETS", {})) or "it has none"
     preset = Option("preset", "text", None, f"a named set of these dials: {ready}")
     model = [preset, *model_options(arch, attention), CONTEXT]
@@ -63,7 +66,7 @@ def _arch_of(path: str | None) -> str | None:
     except XtoolError:
         return None
     # A file that a header names is not read: only the user admits one.
-    return arch if arch in registry.names("archs") else None
+    return arch if arch in (*registry.names("archs"), *registry.admitted()) else None
 
 
 def train(
@@ -122,13 +125,17 @@ def train(
     notes = Notes(quiet, verbose)
     for path in own or ():
         registry.admit(str(path))
+    named = arch or peek_run_file("train").get("arch")
+    if isinstance(named, str):
+        entry("archs", named)  # else the file's own dials would be called unknown
     every = CHOICE + [dial for dials_of in panels().values() for dial in dials_of]
     from_file = run_file(config_file, "train", every)
     said = {"arch": arch, "preset": dials.pop("preset", None)}
     chosen = resolve(CHOICE, [("", said), (str(config_file), from_file)])
     chosen["arch"] = entry("archs", chosen["arch"])
-    if str(dials.get("attention") or "").endswith(".py"):
-        dials["attention"] = registry.admit(dials["attention"])
+    for given in (dials, from_file):
+        if given.get("attention"):
+            given["attention"] = entry("layers/attention", given["attention"])
     asked = Asked(
         data=data,
         parent=one_path(parent) if parent else None,
