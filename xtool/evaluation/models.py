@@ -10,7 +10,6 @@ from torch import Tensor
 from xtool.archs import count as parameters
 from xtool.archs import read_model
 from xtool.averages import BASELINES
-from xtool.axes import REPLICAS
 from xtool.dataset import Dataset, find_data
 from xtool.errors import XtoolError
 from xtool.evaluation.score import columns_of_model, score_rows, scores
@@ -110,7 +109,7 @@ class Evaluator:
 
 def _replicas(path: Path) -> int:
     with Source(path) as source:
-        return int(source.require_header("model").config.get(REPLICAS, 1))
+        return source.require_header("model").replicas
 
 
 def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor], **columns: Any) -> list[Row]:
