@@ -1,7 +1,6 @@
 """What `grow --race` does: the race, its table, and the best operator's grown file."""
 
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtool import registry
-from xtool.commands._ui import SAID, Notes, write_stdout
+from xtool.commands._ui import SAID, Notes, chosen_format, write_stdout
 from xtool.config import Option, options, resolve
 
 if TYPE_CHECKING:
@@ -61,6 +60,7 @@ def run_race(asked: Asked, notes: Notes) -> None:
     from xtool.surgery.grow import grow
     from xtool.surgery.plan import plan
 
+    form = chosen_format(asked.form)
     _check(asked)
     data = asked.data or _data_of(asked.small)
     if asked.out:
@@ -84,7 +84,6 @@ def run_race(asked: Asked, notes: Notes) -> None:
     if asked.out:
         notes.say("\n" + tables.to_table(found, TABLE))
     else:
-        form = asked.form or ("table" if sys.stdout.isatty() else "csv")
         write_stdout(tables.render(found, form, TABLE))
     for line in lines:
         notes.say(line)
@@ -96,11 +95,8 @@ def run_race(asked: Asked, notes: Notes) -> None:
 
 
 def _check(asked: Asked) -> None:
-    from xtool.errors import UsageError, unknown
-    from xtool.rows import FORMATS
+    from xtool.errors import UsageError
 
-    if asked.form and asked.form not in FORMATS:
-        raise unknown("format", asked.form, FORMATS)
     if asked.form and asked.out:
         raise UsageError(
             "with `-o` standard output is a path, with `--format` it is rows: give one",
@@ -127,7 +123,7 @@ def _terms(asked: Asked, data_path: Path, dials: Mapping[str, Mapping[str, Any]]
     from xtool.commands._train import LENGTH
     from xtool.storage import Source
     from xtool.surgery.race import Terms
-    from xtool.tasks import open_data
+    from xtool.tasks import defaults, open_data
     from xtool.training.dials import REPORT, RESULT
 
     with Source(asked.small) as source:
@@ -136,8 +132,8 @@ def _terms(asked: Asked, data_path: Path, dials: Mapping[str, Mapping[str, Any]]
     own = resolve(RACE, asked.layers)
     steps = STEPS if own["race_steps"] is None else own["race_steps"]
     old = {k: v for k, v in header.training.get("dials", {}).items() if k not in LENGTH}
-    task = registry.literal("tasks", str(data.header.task["name"]), "DEFAULTS", {})
-    layers = [(SAID, own | {"steps": steps}), ("the checkpoint", old), ("task", task)]
+    task = ("task", defaults(data.header))
+    layers = [(SAID, own | {"steps": steps}), ("the checkpoint", old), task]
     training = resolve(RESULT + REPORT, layers) | {"epochs": None}
     seeds = range(asked.seed, asked.seed + own["race_seeds"])
     return Terms(asked.small, asked.changes, dials, data, training, own["race_flops"], seeds)

@@ -14,7 +14,7 @@ from xtool.dataset import find_data
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.storage import Source
-from xtool.tasks import make_data, open_data, task_of
+from xtool.tasks import defaults, make_data, open_data, task_of
 from xtool.training.dials import CONTEXT, REPORT, RESULT
 from xtool.training.journal import best_path, rows_path, state_path
 from xtool.training.run import Run
@@ -79,7 +79,7 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
     saved = _saved(out, asked, notes)
     if saved is None and not asked.force:
         require_writable(out)
-    task_dials = registry.literal("tasks", str(data.header.task["name"]), "DEFAULTS", {})
+    task_dials = defaults(data.header)
     if parent:
         declared = model_options(arch, parent.config.get("attention"))
         declared.append(CONTEXT)

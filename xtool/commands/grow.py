@@ -126,8 +126,6 @@ def grow(
     from xtool.tasks import open_data
 
     notes = Notes(quiet, verbose)
-    for path in own or ():
-        registry.admit(str(path))
     if method != "auto":
         method = entry("surgery/operators", method)
     operator = options("surgery/operators", "clone" if method == "auto" else method)

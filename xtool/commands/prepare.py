@@ -84,8 +84,6 @@ def prepare(
     from xtool.tasks import make_data
 
     notes = Notes(quiet, verbose)
-    for path in own or ():
-        registry.admit(str(path))
     name = entry("tasks", task)
     if lines and corpus:
         raise UsageError("`--lines` takes the place of a corpus; give one of them")

@@ -53,8 +53,6 @@ def slice_(
     from xtool.surgery.slice import slice_model
 
     notes = Notes(quiet, verbose)
-    for path in own or ():
-        registry.admit(str(path))
     said = dials | {"d_model": d_model, "vocab_size": vocab_size}
     wanted = changes(resolve(OPTIONS, [(SAID, said)]), enough=replica is not None)
     found = paths(model)

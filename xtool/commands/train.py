@@ -123,8 +123,6 @@ def train(
     from xtool.training.loop import train as train_run
 
     notes = Notes(quiet, verbose)
-    for path in own or ():
-        registry.admit(str(path))
     named = arch or peek_run_file("train").get("arch")
     if isinstance(named, str):
         entry("archs", named)  # else the file's own dials would be called unknown
