@@ -31,7 +31,7 @@ TABLE = [
 
 
 @dataclass(frozen=True)
-class Asked:
+class Race:
     """The command line of `grow --race`; `layers` are dials by falling precedence."""
 
     small: Path
@@ -46,7 +46,7 @@ class Asked:
     config_file: Path | None
 
 
-def run_race(asked: Asked, notes: Notes) -> None:
+def run_race(asked: Race, notes: Notes) -> None:
     """Race the operators; with an output, write the best one's grown model, untrained.
 
     Raises:
@@ -94,7 +94,7 @@ def run_race(asked: Asked, notes: Notes) -> None:
         write_stdout(f"{asked.out}\n")
 
 
-def _check(asked: Asked) -> None:
+def _check(asked: Race) -> None:
     from xtool.errors import UsageError
 
     if asked.form and asked.out:
@@ -118,7 +118,7 @@ def _data_of(small: Path) -> Path:
         return find_data(source.require_header("model"), [small.parent, Path.cwd()])
 
 
-def _terms(asked: Asked, data_path: Path, dials: Mapping[str, Mapping[str, Any]]) -> "Terms":
+def _terms(asked: Race, data_path: Path, dials: Mapping[str, Mapping[str, Any]]) -> "Terms":
     """The terms of the race: the training dials are the small model's, as with `train --from`."""
     from xtool.commands._train import LENGTH
     from xtool.storage import Source

@@ -79,39 +79,47 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
     saved = _saved(out, asked, notes)
     if saved is None and not asked.force:
         require_writable(out)
-    task_dials = defaults(data.header)
-    if parent:
-        declared = model_options(arch, parent.config.get("attention"))
-        declared.append(CONTEXT)
-        given = {d.name: d.parse(asked.dial(d.name), "the run file or flag") for d in declared}
-        config = trained_config(parent.config, given)
-    elif saved:
-        config = dict(saved.config)
-        check_model(config, str(state_path(out)))
-        ready = preset(str(config["arch"]), asked.preset, asked.dial("d_model"))
-        declared = [*model_options(str(config["arch"]), config.get("attention")), CONTEXT]
-        said = {dial.name: asked.dial(dial.name) for dial in declared}
-        given = {name: ready.get(name) if value is None else value for name, value in said.items()}
-        for name, here in {"arch": asked.arch, **given}.items():
-            if here not in (None, config[name]):
-                raise XtoolError(
-                    f"{state_path(out)}: is of another run: `{name}` is {config[name]} there, "
-                    f"{here} here",
-                    "give the same flags with `--resume`, or `--force` to start over",
-                )
+    if saved and not parent:
+        config = _saved_config(asked, saved, state_path(out))
     else:
-        ready = preset(arch, asked.preset, asked.dial("d_model"))
-        layers = [*asked.layers, ("preset", ready), ("task", task_dials)]
-        model_dials = resolve(model_options(arch, asked.dial("attention")), layers)
-        context = resolve([CONTEXT], layers)["context"]
-        config = fresh_config(arch, model_dials, data.header, context)
-    dials = _training_dials(asked, saved or parent, bool(saved), task_dials)
+        config = _config(asked, data.header, arch, parent)
+    dials = _training_dials(asked, saved or parent, bool(saved), defaults(data.header))
     if parent and parent.kind == "resume":
         for name in ("beta1", "beta2"):
             was = parent.training.get("dials", {}).get(name, dials[name])
             if was != dials[name]:
                 notes.say(f"`{name}` is {dials[name]}, the state's moments were made with {was}")
     return set_up(data, asked.parent, config, dials, out), saved is not None
+
+
+def _config(asked: Asked, data: Header, arch: str, parent: Header | None) -> dict[str, Any]:
+    """The configuration of the model that a new run begins with."""
+    if parent:
+        declared = [*model_options(arch, parent.config.get("attention")), CONTEXT]
+        given = {d.name: d.parse(asked.dial(d.name), "the run file or flag") for d in declared}
+        return trained_config(parent.config, given)
+    ready = preset(arch, asked.preset, asked.dial("d_model"))
+    layers = [*asked.layers, ("preset", ready), ("task", defaults(data))]
+    dials = resolve(model_options(arch, asked.dial("attention")), layers)
+    return fresh_config(arch, dials, data, resolve([CONTEXT], layers)["context"])
+
+
+def _saved_config(asked: Asked, saved: Header, where: Path) -> dict[str, Any]:
+    """The configuration of a stopped run, which nothing on the command line contradicts."""
+    config = dict(saved.config)
+    check_model(config, str(where))
+    arch = str(config["arch"])
+    ready = preset(arch, asked.preset, asked.dial("d_model"))
+    declared = [*model_options(arch, config.get("attention")), CONTEXT]
+    said = {dial.name: asked.dial(dial.name) for dial in declared}
+    given = {name: ready.get(name) if value is None else value for name, value in said.items()}
+    for name, here in {"arch": asked.arch, **given}.items():
+        if here not in (None, config[name]):
+            raise XtoolError(
+                f"{where}: is of another run: `{name}` is {config[name]} there, {here} here",
+                "give the same flags with `--resume`, or `--force` to start over",
+            )
+    return config
 
 
 def outputs(out: Path) -> list[Path]:
