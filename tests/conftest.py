@@ -26,7 +26,6 @@ from xtool.tasks import Shape
 from xtool.tasks.counting import counts
 from xtool.tokenizers.char import CharTokenizer
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 TEXT = "\n\n".join(
     f"Paragraph {i}: the quick brown fox number {i} jumps over {i * 7} lazy dogs, "
     f"and {chr(97 + i % 26) * 3} is a word that repeats; so it goes on and on for a while."

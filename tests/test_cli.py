@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import TEXT, Result, make_model
 
+from xtool import registry
 from xtool.archs import read_model
 from xtool.checkpoint import load, save
 from xtool.cli import COMMANDS
@@ -319,6 +320,35 @@ def test_a_users_own_architecture_trains_and_is_passed_again(
     assert "mine.py is not the file" in done.stderr
 
 
+def test_the_saved_dials_of_a_users_own_architecture_are_read_back(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = OWN_ARCH.replace('"channels")]', '"channels"), ("speed", "float", 1.0, "unused")]')
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "mine.py").write_text(more)
+    common = ["--threads", 1, "-q"]
+
+    def run(*args: object) -> Result:
+        monkeypatch.setattr(registry, "_admitted", {})
+        return xtool("train", *common, *args)
+
+    saved = ["--d-model", 8, "--speed", 2.5, "--steps", 2, "--save-config", "run.toml"]
+    done = run(data, "--arch", "sub/mine.py", *saved, "-o", "a.st")
+    assert done.code == 0, done.err
+    assert 'arch = "mine.py"' in (tmp_path / "run.toml").read_text()
+    again = run(data, "--config", "run.toml", "--own", "sub/mine.py", "-o", "b.st", "--label", "a")
+    assert again.code == 0, again.err
+    assert read_model(tmp_path / "b.st")[0].config["speed"] == 2.5
+    flag = run(data, "--config", "run.toml", "--own=sub/mine.py", "--speed", 3, "-o", "c.st")
+    assert flag.code == 0, flag.err
+    assert read_model(tmp_path / "c.st")[0].config["speed"] == 3.0
+    on = run("--from", "b.st", "--own", "sub/mine.py", "--speed", 2.5, "--steps", 1, "-o", "d.st")
+    assert on.code == 0, on.err
+    refused = run(data, "--config", "run.toml", "-o", "e.st")
+    assert refused.code == 2
+    assert "mine.py: no such file" in refused.err
+
+
 def test_a_header_cannot_make_a_file_in_the_folder_run(
     data: Path, xtool: Callable[..., Result], tmp_path: Path
 ) -> None:
@@ -475,22 +505,39 @@ def test_a_header_of_another_kind_is_refused(xtool: Callable[..., Result], tmp_p
     "command",
     [
         ["train", "data.st", "--steps", "1", "-o", "data.st"],
-        ["train", "data.st", "--steps", "1", "-o", "m.st", "--save-config", "data.st"],
-        ["train", "data.st", "--steps", "1", "-o", "m.st", "--save-config", "m.st"],
+        ["train", "data.st", "--steps", "1", "-o", "x.st", "--save-config", "data.st"],
+        ["train", "data.st", "--steps", "1", "-o", "x.st", "--save-config", "x.st"],
+        ["train", "--from", "m.st", "--steps", "1", "-o", "data.st"],
+        ["train", "data.st", "--from", "m.st", "--steps", "1", "-o", "m.st"],
+        ["train", "data.st", "--from", "n.best.st", "-o", "n.st", "--keep-best", "--steps", "1"],
+        ["train", "data.st", "--config", "run.toml", "-o", "run.toml"],
+        ["train", "data.st", "--arch", "mine.py", "--steps", "1", "-o", "mine.py"],
+        ["grow", "m.st", "--to", "16", "-o", "m.st"],
+        ["grow", "m.st", "n.best.st", "m-16.st", "--to", "16"],
+        ["grow", "m.st", "--to", "16", "--config", "run.toml", "-o", "run.toml"],
+        ["grow", "m.st", "--to", "16", "--race", "-o", "data.st"],
+        ["slice", "m.st", "--to", "4", "-o", "m.st"],
+        ["plot", "rows.svg", "-o", "rows.svg"],
         ["prepare", "counting", "text.txt", "-o", "text.txt"],
     ],
+    ids=" ".join,
 )
 def test_an_output_never_replaces_an_input(
     command: list[str], data: Path, xtool: Callable[..., Result], tmp_path: Path
 ) -> None:
+    train = ["train", data, *TINY, "--steps", 1]
+    assert xtool(*train, "-o", "m.st").code == 0
+    assert xtool(*train, "-o", "n.best.st").code == 0
+    (tmp_path / "m-16.st").write_bytes((tmp_path / "m.st").read_bytes())
+    (tmp_path / "rows.svg").write_text(xtool("evaluate", "m.st").out)
+    (tmp_path / "mine.py").write_text(OWN_ARCH)
+    (tmp_path / "run.toml").write_text("[train]\nsteps = 1\n[grow]\nseed = 1\n")
     (tmp_path / "text.txt").write_text(TEXT)
-    before = data.read_bytes()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     done = xtool(*command, "--force")
-    assert done.code == 2
+    assert done.code == 2, done
     assert "is both an output and another file" in done.err
-    assert data.read_bytes() == before
-    assert (tmp_path / "text.txt").read_text() == TEXT
-    assert not (tmp_path / "m.st").exists()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(

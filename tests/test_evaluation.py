@@ -1,6 +1,7 @@
 """Evaluation: whole splits, honest intervals, paired differences."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from conftest import Result
 from xtool import averages, rows
 from xtool.archs import read_model
 from xtool.dataset import read_dataset
+from xtool.evaluation import models as evaluation
 from xtool.evaluation import score
 from xtool.tasks import task_of
 
@@ -49,6 +51,42 @@ def test_scores_do_not_depend_on_the_batch(models: Path, monkeypatch: pytest.Mon
     parts = score.scores(model, task, dev)
     assert torch.equal(whole["accuracy"], parts["accuracy"])
     assert torch.allclose(whole["loss"], parts["loss"], atol=1e-6)
+
+
+def test_seconds_come_from_a_journal_beside_the_model_first_by_name(
+    models: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (models / "0.rows.jsonl").read_text().splitlines()
+    for place, seconds in (("near/b", 2.0), ("near/a", 1.0), ("here/0", 3.0)):
+        (models / place).parent.mkdir(exist_ok=True)
+        last = json.dumps(json.loads(lines[-1]) | {"value": seconds})
+        (models / f"{place}.rows.jsonl").write_text("\n".join([*lines[:-1], last]) + "\n")
+    os.mkfifo(models / "near" / "pipe.rows.jsonl")
+    (models / "near" / "binary.rows.jsonl").write_bytes(b"\xff\0")
+    (models / "0.st").rename(models / "near" / "0.st")
+    monkeypatch.chdir(models / "here")
+    done = xtool("evaluate", "../near/0.st", "--data", "../data.st", "--format", "jsonl")
+    assert done.code == 0, done.err
+    assert {one["lineage_seconds"] for one in rows.read(done.out, "x")} == {1.0}
+
+
+def test_the_other_model_of_a_difference_is_scored_once(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = ["train", data, *TINY, "--steps", 1]
+    assert xtool(*train, "--replicas", 3, "-o", "three.st").code == 0
+    assert xtool(*train, "-o", "one.st").code == 0
+    opened: list[str] = []
+    keep = evaluation.read_model
+    monkeypatch.setattr(
+        evaluation,
+        "read_model",
+        lambda path, *rest: (opened.append(path.name), keep(path, *rest))[1],
+    )
+    done = xtool("evaluate", "three.st", "three.st", "--against", "one.st", "--format", "jsonl")
+    assert sorted(opened) == ["one.st"] + ["three.st"] * 3
+    both = rows.read(done.out, "x")
+    assert both[: len(both) // 2] == both[len(both) // 2 :]
 
 
 def test_the_difference_from_oneself_is_nothing(models: Path, xtool: Callable[..., Result]) -> None:

@@ -12,6 +12,7 @@ import torch
 from conftest import Result
 
 from xtool.archs import read_model
+from xtool.storage import Source
 from xtool.training import loop
 
 Run = Callable[..., Result]
@@ -71,6 +72,22 @@ def test_replicas_go_through_grow_train_and_slice_as_each_alone(
     assert xtool("train", *on, "ag.st", "--seed", 1, "-o", "aa.st").code == 0
     assert xtool("slice", "aa.st", "--to", 8, "-o", "alone.st").code == 0
     assert far(tmp_path / "one.st", tmp_path / "alone.st") < 1e-10
+
+
+def test_check_hashes_a_file_of_replicas_once(
+    data: Path, xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["train", data, *BASE, "--d-model", 8, "--steps", 1, "--replicas", 3, "-o", "r.st"]
+    assert xtool(*args).code == 0
+    hashed: list[Path] = []
+    keep = Source.verify
+    monkeypatch.setattr(Source, "verify", lambda self: (hashed.append(self.path), keep(self))[1])
+    assert xtool("check", "r.st").out.startswith("ok   r.st: model")
+    assert hashed == [Path("r.st")]
+    raw = bytearray((tmp_path / "r.st").read_bytes())
+    raw[-5] ^= 1
+    (tmp_path / "r.st").write_bytes(raw)
+    assert xtool("check", "r.st").code == 3
 
 
 def test_several_replicas_can_start_from_one_model(data: Path, xtool: Run, tmp_path: Path) -> None:

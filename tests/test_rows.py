@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 
 from xtool import averages, rows
 from xtool.errors import UsageError, XtoolError
+from xtool.plots._draw import request
 
 ONE = rows.row(
     label="a,b", metric="accuracy", value=0.5, low=0.25, high=0.75, seed=0, split="dev", loops=3
@@ -47,6 +50,23 @@ def test_csv_and_json_lines_hold_the_same_rows() -> None:
 def test_malformed_rows_are_refused(text: str, message: str) -> None:
     with pytest.raises(XtoolError, match=message):
         rows.read(text, "x")
+
+
+def test_the_baseline_in_a_figure_is_that_of_its_split() -> None:
+    def evaluated(split: str, value: float, **more: Any) -> list[rows.Row]:
+        common = {"label": "a", "split": split, **more}
+        score = rows.row(metric="accuracy", value=0.9, **common)
+        return [score, rows.row(metric="majority", value=value, **common)]
+
+    both = evaluated("train", 0.5) + evaluated("dev", 0.75)
+    drawn = request(both, "bars", None, None, None).baseline
+    assert drawn
+    assert (drawn["split"], drawn["value"]) == ("dev", 0.75)
+    assert request(both, "bars", None, None, "split").baseline is None
+    seeds = evaluated("dev", 0.75, seed=0) + evaluated("dev", 0.75, seed=1)
+    assert request(seeds, "bars", None, None, None).baseline == seeds[1]
+    other = [*both, *evaluated("dev", 0.25, seed=1)]
+    assert request(other, "bars", None, None, None).baseline is None
 
 
 def test_select_keeps_what_matches_and_names_what_there_is() -> None:

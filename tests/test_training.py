@@ -170,6 +170,10 @@ def test_the_state_of_another_run_is_refused(
         done = xtool(*part, *other, "--resume")
         assert done.code == 1, other
         assert "is of another run" in done.err
+    decay = str(Path(__file__).parents[1] / "examples" / "decay.py")
+    done = xtool("train", data, "--arch", decay, "--resume", "-o", "m.st")
+    assert done.code == 1
+    assert "`arch` is gpt there, decay.py here" in done.err
     assert (tmp_path / "m.resume.st").exists()
 
 

@@ -50,7 +50,10 @@ def require_apart(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> Non
     taken = {path.resolve() for path in inputs if path is not None}
     for path in outputs:
         if path.resolve() in taken:
-            raise UsageError(f"{path}: is both an output and another file of this command")
+            raise UsageError(
+                f"{path}: is both an output and another file of this command",
+                "name another output with `-o`",
+            )
         taken.add(path.resolve())
 
 

@@ -174,15 +174,7 @@ def read_run_file(path: Path, command: str, dials: Iterable[Option]) -> dict[str
         XtoolError: the file is missing or is not TOML.
         UsageError: it sets a dial that the command lacks, twice, or to a value of another type.
     """
-    try:
-        tables = tomllib.loads(decode(read_bytes(path, "give a TOML file"), path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise XtoolError(f"{path}: not TOML: {error}") from error
-    table = tables.get(command, {})
-    if not isinstance(table, dict):
-        raise UsageError(f"{path}: `{command}` must be a table", f"start it with `[{command}]`")
-    if not table and tables:
-        raise UsageError(f"{path}: has no table `[{command}]`", f"tables: {', '.join(tables)}")
+    table = run_table(path, command)
     known = {dial.name: dial for dial in dials}
     out: dict[str, Value] = {}
     for key, value in table.items():
@@ -193,6 +185,25 @@ def read_run_file(path: Path, command: str, dials: Iterable[Option]) -> dict[str
             raise UsageError(f"{path}: `{name}` is set twice")
         out[name] = known[name].parse(value, str(path))
     return out
+
+
+def run_table(path: Path, command: str) -> dict[str, Value]:
+    """The table of one command in a run file, as it stands there.
+
+    Raises:
+        XtoolError: the file is missing or is not TOML.
+        UsageError: it has tables, but none of this command.
+    """
+    try:
+        tables = tomllib.loads(decode(read_bytes(path, "give a TOML file"), path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise XtoolError(f"{path}: not TOML: {error}") from error
+    table = tables.get(command, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: `{command}` must be a table", f"start it with `[{command}]`")
+    if not table and tables:
+        raise UsageError(f"{path}: has no table `[{command}]`", f"tables: {', '.join(tables)}")
+    return table
 
 
 def run_file_text(command: str, values: Mapping[str, Value]) -> str:

@@ -79,6 +79,11 @@ class Header(BaseModel):
     lineage: list[Step] = []
     digest: str = Field(default=NO_DIGEST, pattern="^[0-9a-f]{64}$")
 
+    @property
+    def replicas(self) -> int:
+        """How many models the file holds."""
+        return int(self.config.get("replicas", 1))
+
     def inherited(self) -> Training:
         """What a model cut or grown from this one keeps: its lineage's cost, not its label."""
         kept = self.training.copy()

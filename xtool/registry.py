@@ -36,7 +36,7 @@ def admit(path: str) -> str:
     if own.suffix != ".py":
         raise UsageError(f"{path}: not a Python file", "own files end in `.py`")
     if not own.is_file():
-        raise UsageError(f"{path}: no such file")
+        raise UsageError(f"{path}: no such file", "`--own` takes the path of a file elsewhere")
     if _admitted.get(own.name, own).resolve() != own.resolve():
         raise UsageError(f"{path}: another file of that name was given: {_admitted[own.name]}")
     _admitted[own.name] = own

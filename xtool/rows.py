@@ -43,10 +43,11 @@ def to_jsonl(rows: Iterable[Row]) -> str:
     return "".join(json.dumps(one, allow_nan=False) + "\n" for one in kept)
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """Comma-separated values with a heading; an absent value is an empty cell."""
+def to_csv(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
+    """Comma-separated values with a heading, of all columns or these; an absent value is empty."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, columns_of(rows), restval="", lineterminator="\n")
+    names = columns or columns_of(rows)
+    writer = csv.DictWriter(out, names, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
@@ -219,14 +220,3 @@ def require_column(rows: Sequence[Row], name: str) -> None:
     """Raise UsageError unless some row has the column."""
     if name not in columns_of(rows):
         raise unknown("column", name, columns_of(rows))
-
-
-def plain(lines: Sequence[Row], columns: Sequence[str], form: str) -> str:
-    """A pivot's lines as CSV or JSON lines."""
-    if form == "jsonl":
-        return to_jsonl(lines)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()

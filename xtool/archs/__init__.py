@@ -133,19 +133,22 @@ def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def read_model(path: Path, replica: int | None = None) -> tuple[Header, Layout, nn.Module]:
+def read_model(
+    path: Path, replica: int | None = None, verify: bool = True
+) -> tuple[Header, Layout, nn.Module]:
     """A model file in memory, in the precision it is stored in, checked and ready to run.
 
     Args:
         path: the file.
         replica: which model, where the file holds several.
+        verify: whether to check its digest.
 
     Raises:
         XtoolError: unreadable, not a model, or not what its configuration says.
         CheckFailed: the digest does not match.
     """
     with Source(path) as source:
-        reader = model_reader(source, replica=replica)
+        reader = model_reader(source, verify, replica=replica)
         header, ours = source.require_header("model"), reader.layout
         assert ours is not None
         with torch.device("meta"):

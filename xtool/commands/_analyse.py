@@ -1,11 +1,10 @@
 """What `inspect --spectrum` and `--similarity` do: analyses of models, as rows."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xtool.commands._ui import Notes, write_stdout
+from xtool.commands._ui import Notes, chosen_format, write_stdout
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,11 @@ def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
     from xtool.analysis.similarity import similarity_rows
     from xtool.analysis.spectrum import spectrum_rows
     from xtool.dataset import find_data
-    from xtool.errors import UsageError, unknown
+    from xtool.errors import UsageError
     from xtool.storage import Source
     from xtool.tasks import open_data
 
-    if wanted.form and wanted.form not in tables.FORMATS:
-        raise unknown("format", wanted.form, tables.FORMATS)
+    form = chosen_format(wanted.form)
     if wanted.similarity and len(paths) < 2:
         raise UsageError("`--similarity` compares models: give two or more")
     names = labels(paths)
@@ -58,7 +56,6 @@ def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
             header = source.require_header("model")
         data = wanted.data or find_data(header, [paths[0].parent, Path.cwd()])
         rows += similarity_rows(paths, names, open_data(data), wanted.split, notes.say)
-    form = wanted.form or ("table" if sys.stdout.isatty() else "csv")
     write_stdout(tables.render(tables.select(rows, wanted.where), form))
 
 

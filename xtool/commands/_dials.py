@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.config import Option, read_run_file
+from xtool.config import Option, read_run_file, run_table
 from xtool.errors import XtoolError
 
 Function = Callable[..., None]
@@ -95,17 +95,29 @@ def peek(*flags: str) -> str | None:
     return os.environ.get("XTOOL_" + flags[0].lstrip("-").upper().replace("-", "_"))
 
 
-def known(folder: str, name: str | None) -> str | None:
-    """The name when it stands for an entry, admitted first when it is a user's own file."""
-    if name is None:
-        return None
+def peek_all(flag: str) -> list[str]:
+    """Every value of a flag that may be given again, before the command line is parsed."""
+    line = words()
+    apart = [line[place + 1] for place, word in enumerate(line[:-1]) if word == flag]
+    return apart + [word.partition("=")[2] for word in line if word.startswith(flag + "=")]
+
+
+def peek_run_file(command: str) -> Mapping[str, Any]:
+    """The table of `--config`, as far as it can be read; what is wrong the command itself says."""
+    path = peek("--config")
     try:
-        if name.endswith(".py"):
-            return registry.admit(name)
-        registry.path_of(folder, name)
+        return run_table(Path(path), command) if path else {}
+    except XtoolError:
+        return {}
+
+
+def known(folder: str, *given: object) -> str | None:
+    """The first value given, if it names an entry; a user's own file is admitted first."""
+    name = next((one for one in given if one is not None), None)
+    try:
+        return entry(folder, name) if isinstance(name, str) else None
     except XtoolError:
         return None
-    return name
 
 
 def entry(folder: str, name: str) -> str:
@@ -114,7 +126,7 @@ def entry(folder: str, name: str) -> str:
     Raises:
         UsageError: no such entry or file.
     """
-    if name.endswith(".py"):
+    if name.endswith(".py") and not (name in registry.admitted() and not Path(name).exists()):
         return registry.admit(name)
     registry.path_of(folder, name)
     return name

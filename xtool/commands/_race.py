@@ -1,7 +1,6 @@
 """What `grow --race` does: the race, its table, and the best operator's grown file."""
 
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtool import registry
-from xtool.commands._ui import SAID, Notes, write_stdout
+from xtool.commands._ui import SAID, Notes, chosen_format, write_stdout
 from xtool.config import Option, options, resolve
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ TABLE = [
 
 
 @dataclass(frozen=True)
-class Asked:
+class Race:
     """The command line of `grow --race`; `layers` are dials by falling precedence."""
 
     small: Path
@@ -44,9 +43,10 @@ class Asked:
     out: Path | None
     force: bool
     dry_run: bool
+    config_file: Path | None
 
 
-def run_race(asked: Asked, notes: Notes) -> None:
+def run_race(asked: Race, notes: Notes) -> None:
     """Race the operators; with an output, write the best one's grown model, untrained.
 
     Raises:
@@ -60,10 +60,13 @@ def run_race(asked: Asked, notes: Notes) -> None:
     from xtool.surgery.grow import grow
     from xtool.surgery.plan import plan
 
+    form = chosen_format(asked.form)
     _check(asked)
+    data = asked.data or _data_of(asked.small)
     if asked.out:
         require_writable(asked.out, asked.force)
-        require_apart([asked.out], [asked.small, asked.data])
+        own = registry.admitted().values()
+        require_apart([asked.out], [asked.small, data, asked.config_file, *own])
     names = registry.names("surgery/operators")
     dials = {name: resolve(options("surgery/operators", name), asked.layers) for name in names}
     able, refused = race.contestants(asked.small, asked.changes, dials, asked.seed)
@@ -73,7 +76,7 @@ def run_race(asked: Asked, notes: Notes) -> None:
         notes.say(f"contestants: {', '.join(able)}, and an untrained control")
         return
     with _terminable():
-        results, failed = race.race(_terms(asked, dials), able, notes.say)
+        results, failed = race.race(_terms(asked, data, dials), able, notes.say)
     for name, reason in failed.items():
         notes.say(f"{name} did not finish: {reason}")
     best, lines = race.verdict(results)
@@ -81,7 +84,6 @@ def run_race(asked: Asked, notes: Notes) -> None:
     if asked.out:
         notes.say("\n" + tables.to_table(found, TABLE))
     else:
-        form = asked.form or ("table" if sys.stdout.isatty() else "csv")
         write_stdout(tables.render(found, form, TABLE))
     for line in lines:
         notes.say(line)
@@ -92,12 +94,9 @@ def run_race(asked: Asked, notes: Notes) -> None:
         write_stdout(f"{asked.out}\n")
 
 
-def _check(asked: Asked) -> None:
-    from xtool.errors import UsageError, unknown
-    from xtool.rows import FORMATS
+def _check(asked: Race) -> None:
+    from xtool.errors import UsageError
 
-    if asked.form and asked.form not in FORMATS:
-        raise unknown("format", asked.form, FORMATS)
     if asked.form and asked.out:
         raise UsageError(
             "with `-o` standard output is a path, with `--format` it is rows: give one",
@@ -110,23 +109,31 @@ def _check(asked: Asked) -> None:
         raise UsageError("`--race-steps` and `--race-flops` exclude each other")
 
 
-def _terms(asked: Asked, dials: Mapping[str, Mapping[str, Any]]) -> "Terms":
-    """The terms of the race: the training dials are the small model's, as with `train --from`."""
-    from xtool.commands._train import LENGTH
+def _data_of(small: Path) -> Path:
+    """The data of a model's lineage."""
     from xtool.dataset import find_data
     from xtool.storage import Source
+
+    with Source(small) as source:
+        return find_data(source.require_header("model"), [small.parent, Path.cwd()])
+
+
+def _terms(asked: Race, data_path: Path, dials: Mapping[str, Mapping[str, Any]]) -> "Terms":
+    """The terms of the race: the training dials are the small model's, as with `train --from`."""
+    from xtool.commands._train import LENGTH
+    from xtool.storage import Source
     from xtool.surgery.race import Terms
-    from xtool.tasks import open_data
+    from xtool.tasks import defaults, open_data
     from xtool.training.dials import REPORT, RESULT
 
     with Source(asked.small) as source:
         header = source.require_header("model")
-    data = open_data(asked.data or find_data(header, [asked.small.parent, Path.cwd()]))
+    data = open_data(data_path)
     own = resolve(RACE, asked.layers)
     steps = STEPS if own["race_steps"] is None else own["race_steps"]
     old = {k: v for k, v in header.training.get("dials", {}).items() if k not in LENGTH}
-    task = registry.literal("tasks", str(data.header.task["name"]), "DEFAULTS", {})
-    layers = [(SAID, own | {"steps": steps}), ("the checkpoint", old), ("task", task)]
+    task = ("task", defaults(data.header))
+    layers = [(SAID, own | {"steps": steps}), ("the checkpoint", old), task]
     training = resolve(RESULT + REPORT, layers) | {"epochs": None}
     seeds = range(asked.seed, asked.seed + own["race_seeds"])
     return Terms(asked.small, asked.changes, dials, data, training, own["race_flops"], seeds)

@@ -7,16 +7,16 @@ from typing import Any
 
 from xtool import registry
 from xtool.archs import count
-from xtool.atomic import require_writable
+from xtool.atomic import require_apart, require_writable
 from xtool.commands._ui import Notes
 from xtool.config import check_model, model_options, options, resolve
 from xtool.dataset import find_data
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.storage import Source
-from xtool.tasks import make_data, open_data, task_of
+from xtool.tasks import defaults, make_data, open_data, task_of
 from xtool.training.dials import CONTEXT, REPORT, RESULT
-from xtool.training.journal import state_path
+from xtool.training.journal import best_path, rows_path, state_path
 from xtool.training.run import Run
 from xtool.training.setup import fresh_config, preset, set_up, trained_config
 
@@ -37,6 +37,8 @@ class Asked:
     resume: bool
     force: bool
     dry_run: bool = False
+    config_file: Path | None = None
+    save_config: Path | None = None
 
     def dial(self, name: str) -> Any:
         """A dial as the user gave it, or None."""
@@ -59,7 +61,7 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
     """The run, and whether it goes on from a saved state.
 
     Raises:
-        UsageError: dials that do not go together.
+        UsageError: dials that do not go together, or an output that is an input.
         XtoolError: an unreadable input, or an output that is in the way.
     """
     parent = _header(asked.parent) if asked.parent else None
@@ -71,46 +73,58 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
     if parent and asked.preset:
         raise UsageError("`--preset` is for a new model, `--from` brings its own dials")
     out = asked.out or _default_out(asked, data_path, arch)
-    if asked.parent and asked.parent.resolve() == state_path(out).resolve():
-        raise UsageError(
-            f"{asked.parent}: the run would replace the state that it begins from",
-            "name another output with `-o`",
-        )
+    written = [*outputs(out), *([asked.save_config] if asked.save_config else [])]
+    own = registry.admitted().values()
+    require_apart(written, [data_path, asked.parent, asked.config_file, *own])
     saved = _saved(out, asked, notes)
     if saved is None and not asked.force:
         require_writable(out)
-    task_dials = registry.literal("tasks", str(data.header.task["name"]), "DEFAULTS", {})
-    if parent:
-        declared = model_options(arch, parent.config.get("attention"))
-        declared.append(CONTEXT)
-        given = {d.name: d.parse(asked.dial(d.name), "the run file or flag") for d in declared}
-        config = trained_config(parent.config, given)
-    elif saved:
-        config = dict(saved.config)
-        check_model(config, str(state_path(out)))
-        ready = preset(str(config["arch"]), asked.preset, asked.dial("d_model"))
-        for dial in [*model_options(str(config["arch"]), config.get("attention")), CONTEXT]:
-            here = asked.dial(dial.name)
-            here = ready.get(dial.name) if here is None else here
-            if here not in (None, config[dial.name]):
-                raise XtoolError(
-                    f"{state_path(out)}: is of another run: `{dial.name}` is {config[dial.name]} "
-                    f"there, {here} here",
-                    "give the same flags with `--resume`, or `--force` to start over",
-                )
+    if saved and not parent:
+        config = _saved_config(asked, saved, state_path(out))
     else:
-        ready = preset(arch, asked.preset, asked.dial("d_model"))
-        layers = [*asked.layers, ("preset", ready), ("task", task_dials)]
-        model_dials = resolve(model_options(arch, asked.dial("attention")), layers)
-        context = resolve([CONTEXT], layers)["context"]
-        config = fresh_config(arch, model_dials, data.header, context)
-    dials = _training_dials(asked, saved or parent, bool(saved), task_dials)
+        config = _config(asked, data.header, arch, parent)
+    dials = _training_dials(asked, saved or parent, bool(saved), defaults(data.header))
     if parent and parent.kind == "resume":
         for name in ("beta1", "beta2"):
             was = parent.training.get("dials", {}).get(name, dials[name])
             if was != dials[name]:
                 notes.say(f"`{name}` is {dials[name]}, the state's moments were made with {was}")
     return set_up(data, asked.parent, config, dials, out), saved is not None
+
+
+def _config(asked: Asked, data: Header, arch: str, parent: Header | None) -> dict[str, Any]:
+    """The configuration of the model that a new run begins with."""
+    if parent:
+        declared = [*model_options(arch, parent.config.get("attention")), CONTEXT]
+        given = {d.name: d.parse(asked.dial(d.name), "the run file or flag") for d in declared}
+        return trained_config(parent.config, given)
+    ready = preset(arch, asked.preset, asked.dial("d_model"))
+    layers = [*asked.layers, ("preset", ready), ("task", defaults(data))]
+    dials = resolve(model_options(arch, asked.dial("attention")), layers)
+    return fresh_config(arch, dials, data, resolve([CONTEXT], layers)["context"])
+
+
+def _saved_config(asked: Asked, saved: Header, where: Path) -> dict[str, Any]:
+    """The configuration of a stopped run, which nothing on the command line contradicts."""
+    config = dict(saved.config)
+    check_model(config, str(where))
+    arch = str(config["arch"])
+    ready = preset(arch, asked.preset, asked.dial("d_model"))
+    declared = [*model_options(arch, config.get("attention")), CONTEXT]
+    said = {dial.name: asked.dial(dial.name) for dial in declared}
+    given = {name: ready.get(name) if value is None else value for name, value in said.items()}
+    for name, here in {"arch": asked.arch, **given}.items():
+        if here not in (None, config[name]):
+            raise XtoolError(
+                f"{where}: is of another run: `{name}` is {config[name]} there, {here} here",
+                "give the same flags with `--resume`, or `--force` to start over",
+            )
+    return config
+
+
+def outputs(out: Path) -> list[Path]:
+    """The files that a run writes, the last one only with `--keep-best`."""
+    return [out, rows_path(out), state_path(out), best_path(out)]
 
 
 def _header(path: Path) -> Header:

@@ -7,19 +7,30 @@ from typing import Annotated
 
 import typer
 
-from xtool.errors import UsageError, XtoolError, from_os, printable
+from xtool import registry
+from xtool.errors import UsageError, XtoolError, from_os, printable, unknown
 from xtool.inputs import MAX_BYTES, decode
+from xtool.rows import FORMATS
 
 INPUT, MODEL, OUTPUT = "Input", "Model", "Output"
 # Where a dial's value came from, in errors.
 SAID = "the command line or environment"
 
+
+def _admit(given: list[Path] | None) -> list[Path] | None:
+    for path in given or ():
+        registry.admit(str(path))
+    return given
+
+
+# The files are admitted while the command line is parsed; a command only names the option.
 Own = Annotated[
     list[Path] | None,
     typer.Option(
         "--own",
         help="A file of your own that the model uses, `.py`.",
         metavar="<path>",
+        callback=_admit,
         rich_help_panel=INPUT,
     ),
 ]
@@ -59,6 +70,17 @@ class Notes:
         """A line, only if verbose."""
         if self.verbose:
             self.say(text)
+
+
+def chosen_format(form: str | None) -> str:
+    """The format of rows that was asked for, else a table on a terminal and CSV elsewhere.
+
+    Raises:
+        UsageError: unknown.
+    """
+    if form and form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    return form or ("table" if sys.stdout.isatty() else "csv")
 
 
 def paths(given: Iterable[Path]) -> list[Path]:

@@ -19,8 +19,6 @@ def check(
     """
     from xtool.errors import XtoolError
 
-    for path in own or ():
-        registry.admit(str(path))
     bad = 0
     for path in paths(file):
         try:
@@ -39,7 +37,6 @@ def verdict(path: Path) -> str:
         XtoolError: something about it is not as it should be.
     """
     from xtool.archs import read_model
-    from xtool.axes import REPLICAS
     from xtool.checkpoint import Reader
     from xtool.storage import Source
     from xtool.surgery.state import check_state
@@ -55,8 +52,8 @@ def verdict(path: Path) -> str:
         if header.kind == "resume" and not foreign:
             check_state(source)
     if header.kind == "model" and not foreign:
-        for replica in range(int(header.config.get(REPLICAS, 1))):
-            read_model(path, replica)
+        for replica in range(header.replicas):
+            read_model(path, replica, verify=False)
         if header.task:
             require_fit(header.config, header, str(path))
     if header.kind == "data":

@@ -1,15 +1,24 @@
 """Evaluate models on whole splits: rows, each with its interval and its cost."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from xtool import registry
 from xtool.commands._dials import completion
-from xtool.commands._ui import INPUT, MODEL, OUTPUT, Notes, Own, Quiet, Verbose, paths, write_stdout
+from xtool.commands._ui import (
+    INPUT,
+    MODEL,
+    OUTPUT,
+    Notes,
+    Own,
+    Quiet,
+    Verbose,
+    chosen_format,
+    paths,
+    write_stdout,
+)
 from xtool.rows import FORMATS
 
 
@@ -83,16 +92,13 @@ def evaluate(
     """Score models on whole splits; average rows."""
     from xtool import averages
     from xtool import rows as tables
-    from xtool.errors import UsageError, unknown
+    from xtool.errors import UsageError
     from xtool.evaluation.models import Evaluator
     from xtool.inputs import decode, read_bytes
     from xtool.training.setup import device_of, threads_of
 
     notes = Notes(quiet, verbose)
-    for path in own or ():
-        registry.admit(str(path))
-    if form and form not in FORMATS:
-        raise unknown("format", form, FORMATS)
+    shape = chosen_format(form)
     found = paths(model)
     if label and len(label) != len(found):
         raise UsageError(f"{len(label)} labels for {len(found)} models", "one `--label` for each")
@@ -111,7 +117,6 @@ def evaluate(
     if over:
         pairs = averages.paired(rows, against, over) if against else []
         rows = averages.average(rows, over) + pairs
-    shape = form or ("table" if sys.stdout.isatty() else "csv")
     if pivot is None:
         write_stdout(tables.render(rows, shape))
         return
@@ -119,4 +124,4 @@ def evaluate(
     if shape in ("table", "markdown"):
         write_stdout(tables.to_table(lines, columns, markdown=shape == "markdown"))
     else:
-        write_stdout(tables.plain(lines, columns, shape))
+        write_stdout(tables.to_jsonl(lines) if shape == "jsonl" else tables.to_csv(lines, columns))

@@ -7,8 +7,8 @@ import typer
 
 from xtool import registry
 from xtool.commands._dials import completion, entry, known, peek, run_file, words
-from xtool.commands._race import RACE, Asked, run_race
-from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes, target
+from xtool.commands._race import RACE, Race, run_race
+from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes
 from xtool.commands._ui import (
     INPUT,
     MODEL,
@@ -21,7 +21,6 @@ from xtool.commands._ui import (
     Quiet,
     Verbose,
     paths,
-    write_stdout,
 )
 from xtool.config import Option, options, resolve
 from xtool.rows import FORMATS
@@ -115,19 +114,10 @@ def grow(
 
     Their paths go to standard output, the proof to standard error.
     """
-    from xtool.atomic import require_apart, require_writable
-    from xtool.checkpoint import Reader, model_reader
+    from xtool.commands._grow import Asked, grow_each
     from xtool.errors import UsageError
-    from xtool.storage import Source
-    from xtool.surgery.grow import Proving
-    from xtool.surgery.grow import grow as grow_file
-    from xtool.surgery.plan import Plan, plan
-    from xtool.surgery.state import grow_state, notes_on, state_reader
-    from xtool.tasks import open_data
 
     notes = Notes(quiet, verbose)
-    for path in own or ():
-        registry.admit(str(path))
     if method != "auto":
         method = entry("surgery/operators", method)
     operator = options("surgery/operators", "clone" if method == "auto" else method)
@@ -142,44 +132,12 @@ def grow(
     if race:
         if method != "auto" or len(models) > 1:
             raise UsageError("`--race` takes one model, and every operator instead of `--method`")
-        asked = Asked(models[0], wanted, layers, seed, data, form, out, force, dry_run)
-        run_race(asked, notes)
+        run_race(
+            Race(models[0], wanted, layers, seed, data, form, out, force, dry_run, config_file),
+            notes,
+        )
         return
     if form or any(word.startswith("--race-") for word in words()):
         raise UsageError("`--format` and `--race-...` are for `--race`")
-    if out and len(models) > 1:
-        raise UsageError(f"`-o` names one file, {len(models)} models were given")
-    if tol is not None and not 0 < tol < 1:
-        raise UsageError(f"`--tol` is {tol}, it must be above 0 and below 1")
-    proving = Proving(proof, tol, open_data(data) if data else None)
-
-    def make_plan(reader: Reader) -> Plan:
-        return plan(reader, wanted, method, values, seed + (reader.replica or 0))
-
-    for path in models:
-        if dry_run:
-            with Source(path) as source:
-                whole = source.require_header("model", "resume").kind == "resume"
-                chosen = make_plan(
-                    state_reader(source) if whole else model_reader(source, replica=0)
-                )
-            place = target(path, out, wanted, method)
-            notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}; {chosen.method}")
-            continue
-        place = target(path, out, wanted, method)
-        require_apart([place], [data, config_file])
-        require_writable(place, force)
-        with Source(path) as source:
-            header = source.require_header("model", "resume")
-        whole = header.kind == "resume"
-        grow_one = grow_state if whole else grow_file
-        chosen, found, digest = grow_one(path, place, make_plan, proving)
-        kind = "exact" if chosen.exact else "approximate: the function has changed"
-        notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}")
-        notes.say(f"{chosen.method} ({kind}): {found or 'not proved, as asked'}")
-        for note in notes_on(chosen, header) if whole else ():
-            notes.say(note)
-        if fitted := chosen.fit().note:
-            notes.say(fitted)
-        notes.detail(f"digest {digest}")
-        write_stdout(f"{place}\n")
+    asked = Asked(wanted, method, values, seed, proof, tol, data, out, force, dry_run, config_file)
+    grow_each(models, asked, notes)

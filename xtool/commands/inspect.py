@@ -77,8 +77,6 @@ def inspect(
     """
     from xtool.errors import UsageError
 
-    for path in own or ():
-        registry.admit(str(path))
     wanted = Wanted(spectrum, similarity, data, split, where or [], form)
     if wanted and (as_json or examples):
         raise UsageError("`--json` and `--examples` are not for rows", "`--format jsonl` is")
@@ -187,11 +185,11 @@ def _pairs(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _examples(path: Path, number: int) -> str:
-    from xtool.tasks import open_data, task_of
+    from xtool.tasks import defaults, open_data, task_of
 
     data = open_data(path)
     task = task_of(data.header, str(path))
-    usual = registry.literal("tasks", str(data.header.task["name"]), "DEFAULTS", {}).get("context")
+    usual = defaults(data.header).get("context")
     split = data.cut(min(usual or 1, data.longest)).split("train")
     lines = task.show(data.header, split.inputs[:number], split.targets[:number], None)
     return "\n".join(lines) + "\n"

@@ -51,13 +51,14 @@ def plot(
     The picture's path goes to standard output.
     """
     from xtool import rows as tables
-    from xtool.atomic import require_writable
+    from xtool.atomic import require_apart, require_writable
     from xtool.inputs import decode, read_bytes
 
     notes = Notes(quiet, verbose)
     name = entry("plots", kind)
     target = out or Path(f"{name}.png")
     require_writable(target, force)
+    require_apart([target], rows)
     found = []
     for path in rows:
         piped = str(path) == "-"

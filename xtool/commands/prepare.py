@@ -84,8 +84,6 @@ def prepare(
     from xtool.tasks import make_data
 
     notes = Notes(quiet, verbose)
-    for path in own or ():
-        registry.admit(str(path))
     name = entry("tasks", task)
     if lines and corpus:
         raise UsageError("`--lines` takes the place of a corpus; give one of them")
@@ -104,7 +102,8 @@ def prepare(
     target = out or Path("-".join([part for part in (Path(name).stem, stem) if part]) + ".st")
     require_writable(target, force)
     like = one_path(tokenizer_from) if tokenizer_from else None
-    require_apart([target], [Path(source), *(lines or ()), config_file, like])
+    own_files = registry.admitted().values()
+    require_apart([target], [Path(source), *(lines or ()), config_file, like, *own_files])
     files = dict(zip(("train", "dev"), lines, strict=True)) if lines else {}
     digest = make_data(target, name, source, files, values, seed, like)
     notes.say(f"prepared {name} from {'lines' if lines else source}: {target} ({digest[:12]})")

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from xtool import registry
 from xtool.commands._ui import INPUT, Own, one_path, write_stdout
 
 
@@ -34,8 +33,6 @@ def sample(
     from xtool.seeds import derive
     from xtool.tasks import fitted, open_data, task_of
 
-    for path in own or ():
-        registry.admit(str(path))
     place = one_path(model)
     header, _, built = read_model(place)
     found = open_data(data or find_data(header, [place.parent, Path.cwd()]))

@@ -48,21 +48,20 @@ def slice_(
 
     Their paths go to standard output.
     """
-    from xtool.atomic import require_writable
+    from xtool.atomic import require_apart, require_writable
     from xtool.errors import UsageError
     from xtool.surgery.slice import slice_model
 
     notes = Notes(quiet, verbose)
-    for path in own or ():
-        registry.admit(str(path))
     said = dials | {"d_model": d_model, "vocab_size": vocab_size}
     wanted = changes(resolve(OPTIONS, [(SAID, said)]), enough=replica is not None)
     found = paths(model)
     if out and len(found) > 1:
         raise UsageError(f"`-o` names one file, {len(found)} models were given")
-    for path in found:
-        names = wanted if replica is None else {**wanted, "replica": replica}
-        place = target(path, out, names)
+    names = wanted if replica is None else {**wanted, "replica": replica}
+    places = [target(path, out, names) for path in found]
+    require_apart(places, [*found, *registry.admitted().values()])
+    for path, place in zip(found, places, strict=True):
         require_writable(place, force)
         changed, digest = slice_model(path, place, wanted, replica)
         notes.say(f"{path} -> {place}: {', '.join(changed)}; every tensor is a prefix, to the bit")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._dials import completion, entry, known, peek, run_file
+from xtool.commands._dials import completion, entry, known, peek, peek_all, peek_run_file, run_file
 from xtool.commands._ui import (
     INPUT,
     MODEL,
@@ -29,9 +29,12 @@ CHOICE = [Option("arch", "text", "gpt", ""), Option("preset", "text", None, "")]
 
 
 def panels() -> dict[str, list[Option]]:
-    """The dials of the architecture and attention variant that the command line names."""
-    arch = known("archs", peek("--arch")) or _arch_of(peek("--from")) or "gpt"
-    attention = known("layers/attention", peek("--attention"))
+    """The dials of the architecture and attention variant that command line and run file name."""
+    for path in peek_all("--own"):
+        known("archs", path)
+    table = peek_run_file("train")
+    arch = known("archs", peek("--arch"), table.get("arch")) or _arch_of(peek("--from")) or "gpt"
+    attention = known("layers/attention", peek("--attention"), table.get("attention"))
     ready = ", ".join(registry.literal("archs", arch, "PRESETS", {})) or "it has none"
     preset = Option("preset", "text", None, f"a named set of these dials: {ready}")
     model = [preset, *model_options(arch, attention), CONTEXT]
@@ -63,7 +66,7 @@ def _arch_of(path: str | None) -> str | None:
     except XtoolError:
         return None
     # A file that a header names is not read: only the user admits one.
-    return arch if arch in registry.names("archs") else None
+    return arch if arch in (*registry.names("archs"), *registry.admitted()) else None
 
 
 def train(
@@ -114,22 +117,23 @@ def train(
 
     Its path goes to standard output, its rows to NAME.rows.jsonl.
     """
-    from xtool.atomic import replacing, require_apart, require_writable
+    from xtool.atomic import replacing, require_writable
     from xtool.commands._progress import ProgressBar
-    from xtool.commands._train import Asked, plan_run
-    from xtool.training.journal import best_path, rows_path, state_path
+    from xtool.commands._train import Asked, outputs, plan_run
     from xtool.training.loop import train as train_run
 
     notes = Notes(quiet, verbose)
-    for path in own or ():
-        registry.admit(str(path))
+    named = arch or peek_run_file("train").get("arch")
+    if isinstance(named, str):
+        entry("archs", named)  # else the file's own dials would be called unknown
     every = CHOICE + [dial for dials_of in panels().values() for dial in dials_of]
     from_file = run_file(config_file, "train", every)
     said = {"arch": arch, "preset": dials.pop("preset", None)}
     chosen = resolve(CHOICE, [("", said), (str(config_file), from_file)])
     chosen["arch"] = entry("archs", chosen["arch"])
-    if str(dials.get("attention") or "").endswith(".py"):
-        dials["attention"] = registry.admit(dials["attention"])
+    for given in (dials, from_file):
+        if given.get("attention"):
+            given["attention"] = entry("layers/attention", given["attention"])
     asked = Asked(
         data=data,
         parent=one_path(parent) if parent else None,
@@ -140,10 +144,10 @@ def train(
         resume=resume,
         force=force,
         dry_run=dry_run,
+        config_file=config_file,
+        save_config=save_config,
     )
     run, going_on = plan_run(asked, notes)
-    made = [run.out, rows_path(run.out), state_path(run.out), best_path(run.out)]
-    require_apart([*made, *([save_config] if save_config else [])], [data, config_file])
     if save_config:
         values = {"arch": run.config["arch"], **asked.used(run), **run.dials}
         require_writable(save_config, force)
@@ -161,7 +165,7 @@ def train(
         notes.detail(f"  {name} = {value}")
     if dry_run:
         return
-    for path in made if run.dials["keep_best"] else made[:-1]:
+    for path in outputs(run.out) if run.dials["keep_best"] else outputs(run.out)[:-1]:
         require_writable(path, force or resume)
     with ProgressBar(total, run.position.step, notes) as bar:
         digest = train_run(run, bar, resume=going_on)

@@ -10,15 +10,17 @@ from torch import Tensor
 from xtool.archs import count as parameters
 from xtool.archs import read_model
 from xtool.averages import BASELINES
-from xtool.axes import REPLICAS
 from xtool.dataset import Dataset, find_data
 from xtool.errors import XtoolError
 from xtool.evaluation.score import columns_of_model, score_rows, scores
 from xtool.header import Header
+from xtool.inputs import decode, read_bytes
 from xtool.intervals import estimate, p_value
 from xtool.rows import Row, read, row
 from xtool.storage import Source
 from xtool.tasks import fitted, open_data, task_of
+
+Scored = tuple[Header, int, dict[str, dict[str, Tensor]]]
 
 
 class Evaluator:
@@ -33,6 +35,7 @@ class Evaluator:
     def __init__(self, data: Path | None, splits: Sequence[str], device: torch.device) -> None:
         self.data, self.splits, self.device = data, splits, device
         self._read: dict[Path, Dataset] = {}
+        self._kept: dict[tuple[Path, int, Path | None], Scored] = {}
 
     def rows(self, path: Path, label: str | None, against: Path | None) -> list[Row]:
         """Every metric of a model, its baselines, and differences from another model.
@@ -52,10 +55,10 @@ class Evaluator:
     def _rows_of_one(
         self, path: Path, replica: int | None, label: str | None, pair: tuple[Path, int] | None
     ) -> list[Row]:
-        header, params, found = self._scores(path, None, replica or 0)
+        header, params, found = self._scores(path, replica or 0, self.data)
         data = self._data_path(header, path)
         against = pair[0] if pair else None
-        other = self._scores(pair[0], data, pair[1]) if pair else None
+        other = self._scores(*pair, data) if pair else None
         if other and other[0].config["context"] != header.config["context"]:
             raise XtoolError(
                 f"{path} has `context` {header.config['context']}, {against} "
@@ -81,9 +84,14 @@ class Evaluator:
     def _data_path(self, header: Header, path: Path) -> Path:
         return self.data or find_data(header, [path.parent, Path.cwd()])
 
-    def _scores(
-        self, path: Path, data_path: Path | None, replica: int
-    ) -> tuple[Header, int, dict[str, dict[str, Tensor]]]:
+    def _scores(self, path: Path, replica: int, data: Path | None) -> Scored:
+        """The header, parameters and scores by split of a model; each is computed once."""
+        key = (path, replica, data)
+        if key not in self._kept:
+            self._kept[key] = self._score(*key)
+        return self._kept[key]
+
+    def _score(self, path: Path, replica: int, data_path: Path | None) -> Scored:
         header, _, model = read_model(path, replica)
         data_path = data_path or self._data_path(header, path)
         if data_path not in self._read:
@@ -101,7 +109,7 @@ class Evaluator:
 
 def _replicas(path: Path) -> int:
     with Source(path) as source:
-        return int(source.require_header("model").config.get(REPLICAS, 1))
+        return source.require_header("model").replicas
 
 
 def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor], **columns: Any) -> list[Row]:
@@ -129,13 +137,14 @@ def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor], **columns: 
 def _seconds(header: Header, path: Path) -> dict[str, float | None]:
     """Training seconds of the model's own run and of its lineage, from the journals beside it.
 
-    A header holds no clock, so the seconds stand in the rows files; they are found by digest. None
-    where a run of the lineage has no journal here.
+    A header holds no clock, so the seconds stand in the rows files; they are found by digest, of
+    several journals in the first by name, those beside the model before those of the working
+    folder. None where a run of the lineage has no journal here.
     """
     known: dict[str, float] = {}
-    for folder in {path.resolve().parent, Path.cwd()}:
-        for journal in folder.glob("*.rows.jsonl"):
-            known |= _journal_seconds(journal)
+    for folder in dict.fromkeys((path.resolve().parent, Path.cwd())):
+        for journal in sorted(folder.glob("*.rows.jsonl")):
+            known = _journal_seconds(journal) | known
     digests = [header.digest]
     for one in reversed(header.lineage):
         digests += [one.inputs[role] for role in ("from", "model") if role in one.inputs]
@@ -148,8 +157,8 @@ def _seconds(header: Header, path: Path) -> dict[str, float | None]:
 def _journal_seconds(journal: Path) -> dict[str, float]:
     """The digest and seconds of the run that a journal closed with; nothing from a broken one."""
     try:
-        lines = journal.read_text(encoding="utf-8").splitlines()[-1:]
+        lines = decode(read_bytes(journal, ""), journal.name).splitlines()[-1:]
         rows = read(lines[0], journal.name) if lines else []
-    except (OSError, UnicodeDecodeError, XtoolError):
+    except XtoolError:
         return {}
     return {r["digest"]: float(r["value"]) for r in rows if r["metric"] == "train_seconds"}

@@ -19,14 +19,14 @@ class Request:
         x: the column along the horizontal axis.
         y: the metric.
         by: the column that tells series apart; None for one series.
-        baseline: rows of a baseline for the same split, such as `majority`.
+        baseline: a row of a baseline for the same split, such as `majority`; None draws no line.
     """
 
     rows: Sequence[Row]
     x: str
     y: str
     by: str | None
-    baseline: Sequence[Row] = ()
+    baseline: Row | None = None
 
 
 class Plot(Protocol):

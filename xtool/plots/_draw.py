@@ -67,8 +67,14 @@ def request(
         chosen = [one for one in chosen if one["split"] == "dev"]
     if registry.literal("plots", kind, "LAST", False) and x not in ("step", "epoch"):
         chosen = last(chosen)
-    base = [one for one in rows if BASELINES.get(one["metric"]) == y]
-    return Request(chosen, x, y, by, base)
+    return Request(chosen, x, y, by, _baseline(rows, chosen, y))
+
+
+def _baseline(rows: Sequence[Row], chosen: Sequence[Row], y: str) -> Row | None:
+    """The baseline of a metric on the splits that are drawn, if it is one and the same number."""
+    splits = {one.get("split") for one in chosen}
+    found = [r for r in rows if BASELINES.get(r["metric"]) == y and r.get("split") in splits]
+    return found[0] if len({one["value"] for one in found}) == 1 else None
 
 
 def last(rows: Sequence[Row]) -> list[Row]:
@@ -97,7 +103,7 @@ def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
         axes = figure.subplots()
         axes.set_ylabel(_y_label(asked))
         plot(axes, asked)
-        for one in list(asked.baseline)[:1]:
+        if one := asked.baseline:
             axes.axhline(one["value"], color="0.4", linestyle=":", label=one["metric"])
         if title:
             (figure.suptitle if len(figure.axes) > 1 else axes.set_title)(printable(title))

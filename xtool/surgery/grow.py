@@ -61,7 +61,7 @@ def grow(
     """
     with Source(path) as source:
         header = source.require_header("model")
-        count = int(header.config.get(REPLICAS, 1))
+        count = header.replicas
         readers = [model_reader(source, verify=not i, replica=i) for i in range(count)]
         plans = [make_plan(reader) for reader in readers]
         chosen, reader, growth = plans[0], readers[0], plans[0].growth

@@ -41,7 +41,7 @@ def slice_model(
     """
     with Source(path) as source:
         header = source.require_header("model")
-        count = int(header.config.get(REPLICAS, 1))
+        count = header.replicas
         chosen = range(count) if replica is None else [replica]
         readers = [model_reader(source, verify=i == chosen[0], replica=i) for i in chosen]
         old = readers[0].layout

@@ -112,6 +112,12 @@ def task_of(header: Header, where: str) -> Task:
     return task
 
 
+def defaults(data: Header) -> dict[str, Any]:
+    """The dials that the task of a data file puts in place of the usual defaults."""
+    found: dict[str, Any] = registry.literal("tasks", str(data.task["name"]), "DEFAULTS", {})
+    return found
+
+
 def open_data(path: Path) -> Dataset:
     """Read a data file whose examples are what its task says.
 

@@ -50,7 +50,7 @@ class Counting(SymbolScores):
         """Strings from the normalised text; each paragraph, or piece of a long one, has one split.
 
         Raises:
-            UsageError: a size below 1, more than 255 characters or counts, or a tokenizer.
+            UsageError: a size below 1, a length above 10,000, a cap above 254, or a tokenizer.
             XtoolError: the corpus gives fewer different strings than are asked for.
         """
         if tokenizer is not None:

@@ -202,7 +202,7 @@ def _fill_from(
     """Give each model the values of its replica, or all those of the one model of the file."""
     with Source(parent) as source:
         header = source.require_header("model", "resume")
-        held = int(header.config.get(REPLICAS, 1))
+        held = header.replicas
         if held not in (1, len(models)) or (header.kind == "resume" and len(models) > 1):
             raise UsageError(
                 f"{parent}: a {header.kind} file of {held} replicas cannot start {len(models)}",
