@@ -166,10 +166,11 @@ def _run_both(
     at = 0
     for one, other in zip(_parts(x, inputs), _parts(y, inputs), strict=True):
         before = old(one)  # (b, T, C)
-        after = new(other)[..., : before.shape[2]]  # (b, T, C)
+        whole = new(other)  # (b, T, C'), the small model's classes first
+        after = whole[..., : before.shape[2]]  # (b, T, C)
         part = slice(at, at := at + len(one))
         if loss is not None:
-            losses.append(torch.stack([loss(before, part), loss(after, part)]))  # (2, b, T)
+            losses.append(torch.stack([loss(before, part), loss(whole, part)]))  # (2, b, T)
         sizes.append(before.abs().max())
         differences.append((after - before).abs_().max())
     largest = torch.stack(sizes).max()
