@@ -23,6 +23,8 @@ from xtool.layers.initial import initial
 from xtool.surgery.operators import (
     KEYS,
     QUERIES,
+    Adjusting,
+    Conditional,
     Depth,
     Fit,
     Fitted,
@@ -163,11 +165,12 @@ def _plan_one(
     for name in SIZES:
         if (new_config.get(name) or 0) < (old.config.get(name) or 0):
             raise UsageError(f"`{name}` would shrink from {old.config[name]} to {new_config[name]}")
-    new_config |= operator.config(old.config, new_config)
+    if isinstance(operator, Adjusting):
+        new_config |= operator.config(old.config, new_config)
     own = _own(method, dials)
     growth = Growth(reader, old, layout(new_config), seed, own, tuple(layers))
     _require_groups(growth)
-    if reason := operator.refuse(growth):
+    if isinstance(operator, Conditional) and (reason := operator.refuse(growth)):
         raise UsageError(f"`{method}` refuses: {reason}", "see `xtool grow --help` for the others")
     checked(new_config)
     _require_tables(growth)

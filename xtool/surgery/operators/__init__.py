@@ -158,22 +158,25 @@ class Operator(Protocol):
     """What a file in this folder ends with, as `ENTRY`.
 
     A file also declares the literals `PROMISE` (`exact` or `approximate`), `CONDITION` (a sentence:
-    inside it the promise holds), and where it has dials, `OPTIONS`.
+    inside it the promise holds), and where it has dials, `OPTIONS`. What only some operators do
+    stands in the protocols below; each is asked for where its method is there.
     """
 
     def refuse(self, growth: Growth) -> str:
         """Why the growth is outside the condition; empty when it is inside."""
 
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Dials that the construction changes beside the sizes, such as `norm_eps`."""
 
-    def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
-        """Rows [start, stop) of a new tensor."""
+@runtime_checkable
+class Adjusting(Protocol):
+    """An operator that changes dials beside the sizes, such as `norm_eps`."""
+
+    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """These dials, from the old configuration and the new sizes."""
 
 
 @runtime_checkable
 class Depth(Protocol):
-    """What an operator has besides, when it says which old layer each new one is a copy of.
+    """An operator that says which old layer each new one is a copy of.
 
     Without it new layers come from the last one, and an exact operator's write nothing yet.
     """
@@ -184,6 +187,14 @@ class Depth(Protocol):
         Raises:
             UsageError: dials that name a layer that is not there, or another depth than `asked`.
         """
+
+    def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of a new tensor."""
+
+
+@runtime_checkable
+class Conditional(Protocol):
+    """An operator that cannot do every growth."""
 
 
 @dataclass(frozen=True)

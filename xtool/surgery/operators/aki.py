@@ -6,9 +6,7 @@ number; but a new unit takes its values from the same place of the next layer. T
 what belongs to no layer take their own. Not exact; new units differ from old ones from the start.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,10 +28,6 @@ class Aki:
         if old != new:
             return f"it widens and leaves `n_layers` {old} as it is, not {new}: `stack` afterwards"
         return ""
-
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Rows of this layer's units, then rows of the next one's."""

@@ -34,7 +34,7 @@ from xtool.seeds import derive
 from xtool.surgery.operators import Fit, Growth, Operator
 from xtool.surgery.operators._maps import DATA_AXES, Key, Maps, copies
 from xtool.surgery.operators.clone import ENTRY as CLONE
-from xtool.surgery.operators.pad import ENTRY as PAD
+from xtool.surgery.operators.pad import Pad
 from xtool.tasks import Task, fitted, open_data, task_of
 from xtool.training.optimizers import lr_factor
 from xtool.training.run import FORWARD_AND_BACKWARD
@@ -74,11 +74,11 @@ class Learned:
         names = [name for name in growth.reader.names if not _untouched(growth, name)]
         if not any(key[1] not in DATA_AXES for key in Maps(growth, names, {}).starts):
             return "nothing grows that a map could be fitted to"
-        return "" if copies(growth.old, growth.new) else PAD.refuse(growth)
+        return "" if copies(growth.old, growth.new) else Pad().refuse(growth)
 
     def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         """What the starting operator changes."""
-        return {} if copies(layout(old), layout(new)) else PAD.config(old, new)
+        return {} if copies(layout(old), layout(new)) else Pad().config(old, new)
 
     def fit(self, growth: Growth) -> Fit:
         """Fit the maps; what that was and what it cost."""
@@ -133,7 +133,7 @@ def _untouched(growth: Growth, name: str) -> bool:
 
 def _start(growth: Growth) -> Operator:
     """The operator whose growth the maps start from."""
-    return CLONE if copies(growth.old, growth.new) else PAD
+    return CLONE if copies(growth.old, growth.new) else Pad()
 
 
 class _Fitting:

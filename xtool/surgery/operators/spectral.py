@@ -23,8 +23,7 @@ and new entries are normal with the old table's mean square. New gains are 1, ne
 that keeps its shape keeps its values. One whole matrix at a time is held in memory.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from math import prod
 
 import torch
 from jaxtyping import Float64
@@ -45,14 +44,6 @@ OPTIONS = [
 
 class Spectral:
     """The operator; see the module."""
-
-    def refuse(self, growth: Growth) -> str:
-        """Never."""
-        return ""
-
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Rows of the new matrix, made whole once; or old values and fresh ones beside them."""
