@@ -17,7 +17,7 @@ from torch import Tensor
 from xtool import registry
 from xtool.archs import checked
 from xtool.axes import DATA, RESIDUAL, SIZES, layout
-from xtool.checkpoint import Reader
+from xtool.checkpoint import NAMES, Reader
 from xtool.errors import UsageError
 from xtool.layers.initial import initial
 from xtool.surgery.operators import (
@@ -33,6 +33,7 @@ from xtool.surgery.operators import (
     nearest,
 )
 from xtool.surgery.widths import changed, resized
+from xtool.writing import Spec
 
 AUTO = ("pad", "clone")
 TABLE_ROWS = 1024
@@ -74,6 +75,18 @@ class Plan:
                 if growth.old.layer(name) == source
             ]
         return names
+
+    def specs(self, prefix: str = "") -> list[Spec]:
+        """The grown model's tensors as they are stored, each in the type of the old one.
+
+        Args:
+            prefix: stands before each name.
+        """
+        growth, specs = self.growth, []
+        for name in self.names():
+            dtype = NAMES[growth.reader.dtype(growth.source(name))]
+            specs.append(Spec(prefix + name, dtype, growth.new.shape(name)))
+        return specs
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows of a grown tensor; an exact operator's new layers write nothing yet."""

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from xtool.archs import architecture, build, stored_names
+from xtool.archs import architecture, empty, stored_names
 from xtool.axes import RESIDUAL, layout
 from xtool.dataset import Split
 from xtool.errors import UsageError, XtoolError
@@ -106,8 +106,7 @@ def _fitted(growth: Growth) -> tuple[Maps, Fit]:
     header = growth.reader.source.require_header()
     grown = header.model_copy(update={"config": dict(growth.new.config)})
     data = fitted(open_data(path), grown, str(path))
-    with torch.device("meta"):
-        model = build(growth.new.config)
+    model = empty(growth.new.config)
     names = [name for name in stored_names(model, growth.new) if not _untouched(growth, name)]
     maps = Maps(growth, names, {})
     for key, start in maps.starts.items():
