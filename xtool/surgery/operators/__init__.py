@@ -1,10 +1,10 @@
 """Growth operators: one file each, from old tensors to rows of new ones, given only the axes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import frexp, prod, sqrt
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from xtool.axes import DATA, RESIDUAL, Axis, Layout
 from xtool.checkpoint import Reader
 from xtool.surgery.gather import Along, axis_map, gather, prefix, repeat
 
+T = TypeVar("T")
 # Heads of queries, of keys, and the queries that share a head of keys.
 QUERIES, KEYS, GROUP = "n_heads", "n_kv_heads", "n_heads/n_kv_heads"
 
@@ -120,6 +121,19 @@ class Growth:
         """How many times larger one size became."""
         return self.new.size(factor) / self.old.size(factor)
 
+    @property
+    def normed(self) -> bool:
+        """Whether the residual stream is read through a norm."""
+        return bool(self.old.config.get("norm", "none") != "none")
+
+    def held(self, key: str, name: str, make: Callable[[], T]) -> T:
+        """What is made once for a tensor, and held in `memory` while its rows are asked for."""
+        if self.memory.get(key, ("",))[0] != name:
+            self.memory.pop(key, None)  # before the next is made
+            self.memory[key] = (name, make())
+        made: T = self.memory[key][1]
+        return made
+
     def root(self, name: str) -> float:
         """What keeps a product's scores where the axis under their root has grown, else 1."""
         product = self.new.product(name)
@@ -146,6 +160,18 @@ def uneven(old: Layout, new: Layout) -> str:
         if now % was and not (unit == GROUP and regroups(old, new)):
             return f"`{unit}` {was} -> {now} is not a whole factor; nearest: {nearest(was, now)}"
     return ""
+def multiplied(old: Layout, new: Layout) -> str:
+    """Why the residual's columns cannot be copied under a tied head, as a reason to refuse.
+
+    The head cannot be divided by their number, only the norm before it. Empty where there is none:
+    an architecture that has ties and no dial `norm` is taken to have a norm always.
+    """
+    wider = RESIDUAL in old.units and new.size(RESIDUAL) > old.size(RESIDUAL)
+    if wider and old.ties and old.config.get("norm") == "none":
+        return "a tied head without a final norm would multiply the logits"
+    return ""
+
+
 
 
 def nearest(old: int, new: int) -> str:
@@ -160,6 +186,14 @@ class Operator(Protocol):
     A file also declares the literals `PROMISE` (`exact` or `approximate`), `CONDITION` (a sentence:
     inside it the promise holds), and where it has dials, `OPTIONS`. What only some operators do
     stands in the protocols below; each is asked for where its method is there.
+    def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of a new tensor."""
+
+
+@runtime_checkable
+class Conditional(Protocol):
+    """An operator that cannot do every growth."""
+
     """
 
     def refuse(self, growth: Growth) -> str:
@@ -187,14 +221,6 @@ class Depth(Protocol):
         Raises:
             UsageError: dials that name a layer that is not there, or another depth than `asked`.
         """
-
-    def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
-        """Rows [start, stop) of a new tensor."""
-
-
-@runtime_checkable
-class Conditional(Protocol):
-    """An operator that cannot do every growth."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ without noise they would never separate in training. Of q and k only q is rescal
 scores stay.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from xtool.checkpoint import one_thread
 from xtool.layers.initial import CHUNK, chunks
 from xtool.seeds import derive
 from xtool.surgery.gather import copy_numbers, runs, tile
-from xtool.surgery.operators import Carry, Growth, Operator, uneven
+from xtool.surgery.operators import Carry, Growth, Operator, multiplied, uneven
 
 PROMISE = "exact"
 CONDITION = "whole factors; a tied head needs a final norm"
@@ -35,16 +34,7 @@ class Clone:
 
     def refuse(self, growth: Growth) -> str:
         """A size that is no whole multiple, or a tied head that reads the stream without a norm."""
-        if reason := uneven(growth.old, growth.new):
-            return reason
-        wider = growth.ratio(RESIDUAL) > 1
-        if wider and growth.old.ties and growth.old.config.get("norm") == "none":
-            return "a tied head without a final norm would multiply the logits"
-        return ""
-
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing: copies change neither mean nor variance."""
-        return {}
+        return uneven(growth.old, growth.new) or multiplied(growth.old, growth.new)
 
     @one_thread()
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:

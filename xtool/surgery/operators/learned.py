@@ -93,11 +93,12 @@ class Learned:
             return _start(growth).rows(growth, name, start, stop)
         self.fit(growth)
         maps: Maps = growth.memory["learned"][0]
-        if growth.memory.get("mapped", ("",))[0] != name:
+
+        def mapped() -> Tensor:
             old = {source: growth.reader.tensor(source).double() for source in maps.sources(name)}
-            growth.memory["mapped"] = (name, maps.tensor(name, old, maps.fitted))
-        tensor: Tensor = growth.memory["mapped"][1]
-        return tensor[start:stop]
+            return maps.tensor(name, old, maps.fitted)
+
+        return growth.held("mapped", name, mapped)[start:stop]
 
 
 def _fitted(growth: Growth) -> tuple[Maps, Fit]:

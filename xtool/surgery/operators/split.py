@@ -7,9 +7,6 @@ Every weight that reads a copy has a share of its own, so the copies part in tra
 Of q and k only q gets shares, of a tied head's two readers the norm before it.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -17,7 +14,7 @@ from xtool.axes import RESIDUAL
 from xtool.layers.initial import draw
 from xtool.seeds import derive
 from xtool.surgery.gather import axis_map, tile
-from xtool.surgery.operators import Growth, Operator, nearest
+from xtool.surgery.operators import Growth, Operator, multiplied, nearest
 
 PROMISE = "exact"
 CONDITION = (
@@ -36,19 +33,12 @@ class Split:
         if not 0 <= growth.dials["unequal"] < 1:
             return f"`unequal` is {growth.dials['unequal']}, it must be at least 0 and below 1"
         old, new = growth.old.size(RESIDUAL), growth.new.size(RESIDUAL)
-        normed = growth.old.config.get("norm", "none") != "none"
-        if new % old and normed:
+        if new % old and growth.normed:
             return (
                 f"a norm would weigh the columns of `{RESIDUAL}` {old} -> {new} unequally; "
                 f"nearest: {nearest(old, new)}"
             )
-        if new > old and growth.old.ties and not normed:
-            return "a tied head without a final norm would multiply the logits"
-        return ""
-
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing: whole copies change neither mean nor variance."""
-        return {}
+        return multiplied(growth.old, growth.new)
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Copies along every axis; along those that are summed over, copies get shares."""
