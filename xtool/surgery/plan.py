@@ -94,12 +94,23 @@ class Plan:
         if self.exact and growth.again(name) and growth.writes_residual(name):
             return torch.zeros(stop - start, *growth.new.shape(name)[1:])
         values = self.operator.rows(growth, name, start, stop)
-        seen = growth.reader.shape(growth.source(name))[0]
-        if stop <= seen or growth.new.axes(name)[0].factors[0] not in DATA:
+        for place, axis in enumerate(growth.new.axes(name)):
+            if axis.factors[0] in DATA:
+                values = self._with_fresh(name, values, start, place)
+        return values
+
+    def _with_fresh(self, name: str, values: Tensor, start: int, place: int) -> Tensor:
+        """Rows from `start` on, with first values where an axis of the data is new."""
+        growth = self.growth
+        seen = growth.reader.shape(growth.source(name))[place]
+        kept = max(0, seen - start) if place == 0 else seen
+        if kept >= values.shape[place]:
             return values
-        first = max(start, seen)
+        first, stop = start + (kept if place == 0 else 0), start + len(values)
         fresh = initial(growth.new, name, growth.seed, first, stop).to(values.dtype)
-        return torch.cat([values[: first - start], fresh])
+        if place == 1:
+            fresh = fresh[:, kept:]
+        return torch.cat([values.narrow(place, 0, kept), fresh], place)
 
 
 def promise(method: str) -> str:

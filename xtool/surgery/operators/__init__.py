@@ -143,9 +143,7 @@ class Growth:
 
     def writes_residual(self, name: str) -> bool:
         """Whether a tensor of a layer adds to the residual stream."""
-        axes = self.new.axes(name)
-        plain = axes[0].role == "writes" and axes[0].factors == (RESIDUAL,)
-        return plain and self.new.layer(name) is not None
+        return self.new.writes_residual(name) and self.new.layer(name) is not None
 
 
 def regroups(old: Layout, new: Layout) -> bool:
@@ -160,6 +158,8 @@ def uneven(old: Layout, new: Layout) -> str:
         if now % was and not (unit == GROUP and regroups(old, new)):
             return f"`{unit}` {was} -> {now} is not a whole factor; nearest: {nearest(was, now)}"
     return ""
+
+
 def multiplied(old: Layout, new: Layout) -> str:
     """Why the residual's columns cannot be copied under a tied head, as a reason to refuse.
 
@@ -170,8 +170,6 @@ def multiplied(old: Layout, new: Layout) -> str:
     if wider and old.ties and old.config.get("norm") == "none":
         return "a tied head without a final norm would multiply the logits"
     return ""
-
-
 
 
 def nearest(old: int, new: int) -> str:
@@ -186,6 +184,8 @@ class Operator(Protocol):
     A file also declares the literals `PROMISE` (`exact` or `approximate`), `CONDITION` (a sentence:
     inside it the promise holds), and where it has dials, `OPTIONS`. What only some operators do
     stands in the protocols below; each is asked for where its method is there.
+    """
+
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of a new tensor."""
 
@@ -193,8 +193,6 @@ class Operator(Protocol):
 @runtime_checkable
 class Conditional(Protocol):
     """An operator that cannot do every growth."""
-
-    """
 
     def refuse(self, growth: Growth) -> str:
         """Why the growth is outside the condition; empty when it is inside."""

@@ -35,9 +35,13 @@ class Aki:
         values = SPLIT.rows(own, name, start, stop)
         if growth.new.layer(name) is None:
             return values
-        new = growth.maps(name, prefix)[0][start:stop] < 0
         next_values = SPLIT.rows(above, name, start, stop)
-        return torch.where(new.view(-1, *[1] * (values.ndim - 1)), next_values, values)
+        for place, found in enumerate(growth.maps(name, prefix)):
+            if place != growth.new.reading(name):
+                new = (found[start:stop] if place == 0 else found) < 0
+                new = new.view(-1, *[1] * (values.ndim - 1 - place))
+                values = torch.where(new, next_values, values)
+        return values
 
     def _growths(self, growth: Growth) -> tuple[Growth, Growth]:
         """The same growth with equal shares, from each layer itself and from the one above it."""

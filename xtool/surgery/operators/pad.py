@@ -97,9 +97,7 @@ class Pad:
 
     def _averaged(self, growth: Growth, name: str) -> bool:
         """Whether new columns that a tensor writes hold a mean, not zero."""
-        axes = growth.new.axes(name)
-        writes = any(a.role == "writes" and a.factors == (RESIDUAL,) for a in axes)
-        return writes and growth.old.config.get("norm") == "layernorm"
+        return growth.new.writes_residual(name) and growth.old.config.get("norm") == "layernorm"
 
     def _mean(
         self,
