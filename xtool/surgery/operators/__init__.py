@@ -69,11 +69,11 @@ class Growth:
     def maps(self, name: str, along: Along) -> list[Tensor]:
         """For each axis of a new tensor, the old index behind each new one, or -1."""
         return [
-            axis_map(tuple((f.old, f.new, self._own(f, along)) for f in self.factors(name, axis)))
+            axis_map(tuple((f.old, f.new, self.along(f, along)) for f in self.factors(name, axis)))
             for axis in self.new.axes(name)
         ]
 
-    def _own(self, factor: "Factor", along: Along) -> Along:
+    def along(self, factor: "Factor", along: Along) -> Along:
         """The map of a factor: new data have no old index, and key heads follow their queries."""
         if factor.name in DATA:
             return prefix
