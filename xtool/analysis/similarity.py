@@ -87,7 +87,7 @@ def activations(
     batch = max(1, BATCH // inputs.shape[1])
     for name, read in named_stages(reader):
         stage = read()
-        x = torch.cat([stage(part) for part in x.split(batch)])
+        x = torch.cat([stage(part) for part in torch.split(x, batch)])
         del stage  # before the next one is read
         if name in wanted:
             yield name, x.flatten(2).flatten(0, 1)  # (N*T, P)
