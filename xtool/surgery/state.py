@@ -223,11 +223,8 @@ def grow_state(
         CheckFailed: an exact operator that was not exact on the written file.
     """
     with Source(path) as source:
-        if REPLICAS in source.require_header("resume").config:
-            raise XtoolError(
-                f"{path}: the state of several replicas does not grow",
-                "grow the model of the finished run, or train the replicas one by one",
-            )
+        header = source.require_header("resume")
+        _require_one_model(header, path)
         reader = state_reader(source)
         old = _OldState(source, reader)
         chosen = make_plan(reader)
@@ -243,12 +240,20 @@ def grow_state(
 
         digest = save_streamed(
             out,
-            _grown_header(source.require_header("resume"), chosen),
+            _grown_header(header, chosen),
             specs,
             partial(_rows, state, small),
             prove=prove if proving.wanted else None,
         )
     return chosen, found[0] if found else None, digest
+
+
+def _require_one_model(header: Header, path: Path) -> None:
+    if REPLICAS in header.config:
+        raise XtoolError(
+            f"{path}: the state of several replicas does not grow",
+            "grow the model of the finished run, or train the replicas one by one",
+        )
 
 
 def _rows(
