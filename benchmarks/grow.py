@@ -49,10 +49,8 @@ def import_all() -> None:
 
 def make(path: Path, width: int, layers: int) -> None:
     """Write a random model, streamed."""
-    import torch
-
     from xtool import registry
-    from xtool.archs import build, stored_names
+    from xtool.archs import empty, stored_names
     from xtool.axes import layout
     from xtool.checkpoint import save_streamed
     from xtool.config import model_options, resolve
@@ -74,8 +72,7 @@ def make(path: Path, width: int, layers: int) -> None:
     shape = Shape(SYMBOLS, 64, SYMBOLS)
     config = registry.load("archs", "gpt").configure({"arch": "gpt", **given}, shape)
     ours = layout(config)
-    with torch.device("meta"):
-        names = stored_names(build(config), ours)
+    names = stored_names(empty(config), ours)
     save_streamed(
         path,
         Header(kind="model", config=config),
@@ -86,20 +83,17 @@ def make(path: Path, width: int, layers: int) -> None:
 
 def grow(path: Path, out: Path, noise: bool) -> None:
     """What `xtool grow --method clone` does, without the proof."""
-    from xtool.checkpoint import NAMES, model_reader, save_streamed
-    from xtool.storage import Source
-    from xtool.surgery.plan import plan
-    from xtool.writing import Spec
+    from xtool.checkpoint import Reader
+    from xtool.surgery.grow import Proving
+    from xtool.surgery.grow import grow as grow_file
+    from xtool.surgery.plan import Plan, plan
 
-    dials = {"noise": noise, "noise_db": 10.0}
-    with Source(path) as source:
-        reader = model_reader(source)
-        header = source.require_header("model")
-        chosen = plan(reader, {"d_model": 2 * header.config["d_model"]}, "clone", dials, 0)
-        new = chosen.growth.new
-        specs = [Spec(n, NAMES[reader.dtype(n)], new.shape(n)) for n in chosen.names()]
-        header = header.model_copy(update={"config": dict(new.config)})
-        save_streamed(out, header, specs, chosen.rows)
+    def make_plan(reader: Reader) -> Plan:
+        dials = {"noise": noise, "noise_db": 10.0}
+        width = reader.source.require_header().config["d_model"]
+        return plan(reader, {"d_model": 2 * width}, "clone", dials, 0)
+
+    grow_file(path, out, make_plan, Proving(wanted=False))
 
 
 def copy(path: Path, out: Path, size: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Result, grow_to, make_examples, make_model
+from conftest import TEXT, Result, grow_to, make_examples, make_model
 
 from xtool import rows
 from xtool.archs import read_model
@@ -43,6 +43,16 @@ def test_the_loss_is_that_of_an_evaluation(model: Path, xtool: Callable[..., Res
     assert float(words[0]) == pytest.approx(before, abs=1e-4)
     assert float(words[2]) == pytest.approx(after, abs=1e-4)
     assert abs(before - after) > 1e-3
+
+
+def test_new_classes_count_in_the_loss(xtool: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    assert xtool("prepare", "language", "text.txt", "-o", "book.st").code == 0
+    assert xtool("train", "book.st", "--context", 16, *TINY, "--steps", 0).code == 0
+    done = xtool("grow", "m.st", "--vocab", 400, "--data", "book.st", "-o", "g.st")
+    assert done.code == 0, done.err
+    words = done.err.rpartition("; loss ")[2].split()
+    assert float(words[2]) > float(words[0]) + 1
 
 
 def test_data_that_does_not_fit_is_refused(model: Path, xtool: Callable[..., Result]) -> None:

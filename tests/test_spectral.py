@@ -15,6 +15,7 @@ from xtool.layers.initial import initial
 from xtool.storage import Source
 from xtool.surgery.operators.spectral import extended
 from xtool.surgery.plan import Plan, plan
+from xtool.tasks import Shape
 
 MATRICES = [
     "blocks.0.attention.q.weight",
@@ -121,6 +122,46 @@ def test_a_tied_table_is_a_matrix_and_a_fixed_one_stays_fixed(planned: Any) -> N
     assert torch.allclose(values / values[0], wanted / wanted[0], atol=1e-10)
     table = whole(made, "embed.positions")
     assert torch.equal(table[:, 16:], initial(made.growth.new, "embed.positions", 3)[:, 16:])
+
+
+K, V = "blocks.0.attention.k.weight", "blocks.0.attention.v.weight"
+GROUPED = {"n_heads": 4, "n_kv_heads": 2, "bias": "all"}
+
+
+@pytest.mark.parametrize("scale", ["keep", "fan-in", "carry"])
+def test_copied_heads_of_keys_are_the_old_ones(scale: str, planned: Any) -> None:
+    made = planned({"n_kv_heads": 4}, GROUPED, scale=scale)
+    for name in made.names():
+        old = made.growth.reader.tensor(name)
+        if name.endswith(("k.weight", "v.weight", "v.bias")):
+            old = old.unflatten(0, (2, -1)).repeat_interleave(2, 0).flatten(0, 1)
+        assert torch.equal(whole(made, name), old), name
+
+
+def test_copied_heads_of_keys_are_those_of_the_grown_matrix(planned: Any) -> None:
+    sizes = {"n_heads": 4, "d_model": 48, "d_ff": 64}
+    alone = planned(sizes | {"n_kv_heads": 2}, GROUPED)
+    copied = planned(sizes | {"n_kv_heads": 4}, GROUPED)
+    for name in (K, V):
+        heads = whole(alone, name).unflatten(0, (2, -1)).repeat_interleave(2, 0)
+        assert torch.equal(whole(copied, name), heads.flatten(0, 1))
+
+
+@pytest.mark.parametrize("scale", ["keep", "fan-in", "carry"])
+def test_new_symbols_leave_the_matrix_of_the_old_ones_as_it_is(scale: str, planned: Any) -> None:
+    model = {"shape": Shape(27, 12, 27)}
+    for width, tied in ((16, False), (16, True), (40, False), (40, True)):
+        name = "embed.weight" if tied else "head.weight"
+        both = planned(
+            {"d_model": width, "vocab_size": 60}, model | {"tied_head": tied}, scale=scale
+        )
+        head = whole(both, name)
+        assert torch.equal(head[27:], initial(both.growth.new, name, 3)[27:].double())
+        if width == 16:
+            assert torch.equal(head[:27], both.growth.reader.tensor(name))
+        else:
+            alone = planned({"d_model": width}, model | {"tied_head": tied}, scale=scale)
+            assert torch.allclose(head[:27], whole(alone, name), rtol=0.05 * (scale == "fan-in"))
 
 
 def test_one_matrix_at_a_time_is_held(planned: Any) -> None:

@@ -19,6 +19,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from math import prod
 from typing import Any, Literal
 
 from xtool import registry
@@ -145,6 +146,15 @@ class Layout:
             return found[0]
         raise XtoolError(f"tensor `{name}` has no axes", "add its pattern to the `AXES` table")
 
+    def reading(self, name: str) -> int | None:
+        """Which axis of a tensor is summed over, 0 or 1; None where none is."""
+        places = (place for place, axis in enumerate(self.axes(name)) if axis.role == "reads")
+        return next(places, None)
+
+    def writes_residual(self, name: str) -> bool:
+        """Whether a tensor's output is added to the residual stream."""
+        return any(a.role == "writes" and a.factors == (RESIDUAL,) for a in self.axes(name))
+
     def is_frozen(self, name: str) -> bool:
         """Whether a tensor is a fixed table."""
         return any(pattern_regex(pattern).fullmatch(name) for pattern in self.frozen)
@@ -195,7 +205,7 @@ class Layout:
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape that the configuration gives to a tensor."""
         sizes = (self.axis_sizes(name, axis) for axis in self.axes(name))
-        return tuple(_product(size) for size in sizes)
+        return tuple(map(prod, sizes))
 
     def check(self, name: str, shape: Sequence[int], where: str) -> None:
         """Compare a tensor's shape with the table.
@@ -233,13 +243,6 @@ class Layout:
 
 def _number(text: str) -> str | int:
     return int(text) if text.isdigit() else text
-
-
-def _product(sizes: Sequence[int]) -> int:
-    out = 1
-    for size in sizes:
-        out *= size
-    return out
 
 
 def explain(axes: Sequence[Axis], replicas: int = 1) -> str:

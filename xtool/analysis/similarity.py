@@ -8,16 +8,14 @@ the plain one nears 1 for any two layers that have more channels than there are 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Float64, Integer
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from xtool.analysis.spectrum import model_columns
-from xtool.archs import Model, build
-from xtool.checkpoint import Reader, model_reader
+from xtool.archs import Stage, open_model, stored_stages
+from xtool.checkpoint import Reader
 from xtool.config import check_model
 from xtool.dataset import Dataset
 from xtool.errors import XtoolError
@@ -66,22 +64,15 @@ def _hsic(x: Float64[Tensor, "N P"], y: Float64[Tensor, "N Q"]) -> float:
     return float(pairs + k.sum() * l_.sum() / ((n - 1) * (n - 2)))
 
 
-def stages(model: nn.Module) -> list[tuple[str, str, nn.Module]]:
-    """The (name, prefix, module) of each stage; one that is applied again is `NAME#2`."""
+def named_stages(reader: Reader) -> list[tuple[str, Callable[[], Stage]]]:
+    """The name of each stage, and what reads it; one that is applied again is `NAME#2`."""
     seen: Counter[str] = Counter()
     found = []
-    for prefix, stage in cast(Model, model).stages():
+    for prefix, read in stored_stages(reader):
         name = prefix.rstrip(".") or "model"
         seen[name] += 1
-        found.append((name if seen[name] == 1 else f"{name}#{seen[name]}", prefix, stage))
+        found.append((name if seen[name] == 1 else f"{name}#{seen[name]}", read))
     return found
-
-
-def _empty(reader: Reader) -> nn.Module:
-    """The model of a file, without values."""
-    assert reader.layout is not None
-    with torch.device("meta"):
-        return build(reader.layout.config).eval()
 
 
 @torch.inference_mode()
@@ -92,14 +83,12 @@ def activations(
 
     At any time the tensors of one stage are in memory.
     """
-    model = _empty(reader)
-    known, x = model.state_dict(), inputs.long()  # (N, T)
+    x = inputs.long()  # (N, T)
     batch = max(1, BATCH // inputs.shape[1])
-    for name, prefix, stage in stages(model):
-        own = [part for part in stage.state_dict() if prefix + part in known]
-        tensors: dict[str, Any] = {part: reader.tensor(prefix + part) for part in own}
-        parts = [x[at : at + batch] for at in range(0, len(x), batch)]
-        x = torch.cat([functional_call(stage, tensors, (p,), tie_weights=False) for p in parts])
+    for name, read in named_stages(reader):
+        stage = read()
+        x = torch.cat([stage(part) for part in torch.split(x, batch)])
+        del stage  # before the next one is read
         if name in wanted:
             yield name, x.flatten(2).flatten(0, 1)  # (N*T, P)
 
@@ -134,11 +123,11 @@ def similarity_rows(
         raise XtoolError(f"split `{split}` has {inputs.numel()} positions, cka needs {LEAST}")
     rows: list[Row] = []
     with Source(paths[0]) as source:
-        first = model_reader(source)
+        first = open_model(source)
         fitted(data, source.require_header("model"), str(paths[0]))
         for path, label in zip(paths[1:], labels[1:], strict=True):
             with Source(path) as other:
-                reader = model_reader(other)
+                reader = open_model(other)
                 fitted(data, other.require_header("model"), str(path))
                 columns = model_columns(reader, label) | {"split": split, "n": len(inputs)}
                 found = _compare(first, reader, inputs, note)
@@ -159,7 +148,7 @@ def _compare(
 ) -> list[tuple[str, float]]:
     """The similarity after each stage that both models have, in order."""
     path = reader.source.path
-    names = [[name for name, _, _ in stages(_empty(one))] for one in (first, reader)]
+    names = [[name for name, _ in named_stages(one)] for one in (first, reader)]
     both = [name for name in names[0] if name in names[1]]
     if not both or both != [name for name in names[1] if name in names[0]]:
         raise XtoolError(

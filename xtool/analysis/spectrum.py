@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from xtool.checkpoint import Reader, model_reader
+from xtool.archs import open_model
+from xtool.checkpoint import Reader
 from xtool.evaluation.score import columns_of_model
 from xtool.rows import Row, row
 from xtool.storage import Source
@@ -74,7 +75,7 @@ def spectrum_rows(
     first: dict[str, Tensor] = {}
     for place, (path, label) in enumerate(zip(paths, labels, strict=True)):
         with Source(path) as source:
-            reader = model_reader(source)
+            reader = open_model(source)
             base = model_columns(reader, label)
             found = dict(spectra(reader))
         for name, values in found.items():

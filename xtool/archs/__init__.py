@@ -1,12 +1,14 @@
 """Architectures: one file each, composed from layers by configuration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from xtool import registry
 from xtool.axes import Layout
@@ -91,6 +93,16 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         raise XtoolError(f"the model's configuration: {error.message}", error.hint) from error
 
 
+def empty(config: Mapping[str, Any]) -> nn.Module:
+    """A model without values, which takes no memory.
+
+    Raises:
+        XtoolError: see `build`.
+    """
+    with torch.device("meta"):
+        return build(config)
+
+
 def fill(model: nn.Module, ours: Layout, reader: Reader) -> None:
     """Give a built model the values of a file.
 
@@ -133,6 +145,52 @@ def count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def open_model(
+    source: Source, verify: bool = True, kind: str = "model", replica: int | None = None
+) -> Reader:
+    """A reader of a model that has all of its tensors, and no other; see `model_reader`.
+
+    Raises:
+        XtoolError: see `model_reader`; or a tensor is missing or unknown.
+        CheckFailed: the digest does not match.
+    """
+    reader = model_reader(source, verify, kind, replica)
+    assert reader.layout is not None
+    require_names(empty(reader.layout.config), reader.layout, reader)
+    return reader
+
+
+Stage = Callable[[Tensor], Tensor]
+
+
+def stored_stages(reader: Reader) -> list[tuple[str, Callable[[], Stage]]]:
+    """The stages of a stored model in turn, to run it with one of them in memory at a time.
+
+    Everything is in the type that the model is stored in, and nothing is dropped out.
+
+    Returns:
+        the prefix of each stage's names, and what reads its tensors and gives it.
+    """
+    assert reader.layout is not None
+    model = empty(reader.layout.config).eval()
+    stored = set(model.state_dict())
+    return [
+        (prefix, partial(_read_stage, reader, prefix, module, stored))
+        for prefix, module in cast(Model, model).stages()
+    ]
+
+
+def _read_stage(reader: Reader, prefix: str, module: nn.Module, stored: set[str]) -> Stage:
+    names = [name for name in module.state_dict() if prefix + name in stored]
+    tensors: dict[str, Any] = {name: reader.tensor(prefix + name) for name in names}
+
+    def stage(x: Tensor) -> Tensor:
+        out: Tensor = functional_call(module, tensors, (x,), tie_weights=False)
+        return out
+
+    return stage
+
+
 def read_model(
     path: Path, replica: int | None = None, verify: bool = True
 ) -> tuple[Header, Layout, nn.Module]:
@@ -148,11 +206,9 @@ def read_model(
         CheckFailed: the digest does not match.
     """
     with Source(path) as source:
-        reader = model_reader(source, verify, replica=replica)
+        reader = open_model(source, verify, replica=replica)
         header, ours = source.require_header("model"), reader.layout
         assert ours is not None
-        with torch.device("meta"):
-            require_names(build(header.config), ours, reader)
         model = build(header.config).to(reader.dtype(reader.names[0]))
         fill(model, ours, reader)
     return header, ours, model

@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from xtool.axes import RESIDUAL, Layout
+from xtool.axes import Layout
 from xtool.layers.positions import frequencies, table
 from xtool.seeds import derive
 
@@ -39,11 +39,11 @@ def initial(
         return torch.full((stop - start,), 0.0 if name.endswith("bias") else 1.0)
     if len(shape) == 1:
         return torch.zeros(stop - start)
-    linear = axes[1].role == "reads"
-    spread = _spread(layout, name, shape) if linear else _embedding_spread(layout, name, shape)
+    summed = layout.reading(name)
+    spread = _embedding_spread(layout, name) if summed is None else _spread(layout, name, summed)
 
     def fill(values: Tensor, generator: torch.Generator) -> Tensor:
-        if linear:
+        if summed is not None:
             return values.uniform_(-spread, spread, generator=generator)
         return values.normal_(0, spread, generator=generator)
 
@@ -81,12 +81,16 @@ def chunks(
         yield first, values[first - at : stop - at]
 
 
-def _spread(layout: Layout, name: str, shape: tuple[int, ...]) -> float:
-    writes_residual = layout.axes(name)[0].factors == (RESIDUAL,)
+def _spread(layout: Layout, name: str, summed: int) -> float:
+    fan_in = layout.shape(name)[summed]
     layers = int(layout.config.get("n_layers") or 1)
-    deep = writes_residual and layout.layer(name) is not None
-    return float(shape[1] ** -0.5 / (layers**0.5 if deep else 1))
+    deep = layout.writes_residual(name) and layout.layer(name) is not None
+    return float(fan_in**-0.5 / (layers**0.5 if deep else 1))
 
 
-def _embedding_spread(layout: Layout, name: str, shape: tuple[int, ...]) -> float:
-    return float((3 * shape[1]) ** -0.5) if len(layout.roles(name)) > 1 else 1.0
+def _embedding_spread(layout: Layout, name: str) -> float:
+    """1, or what suits the tied head that sums over one of the table's axes."""
+    for tie in layout.ties:
+        if tie.stored == name and (summed := layout.reading(tie.alias)) is not None:
+            return float((3 * layout.shape(name)[summed]) ** -0.5)
+    return 1.0

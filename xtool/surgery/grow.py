@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xtool.archs import open_model
 from xtool.axes import REPLICAS, SIZES
-from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
+from xtool.checkpoint import Reader, save_streamed
 from xtool.dataset import Dataset
 from xtool.header import Header, Training
 from xtool.lineage import step
 from xtool.storage import Source
 from xtool.surgery.plan import Plan
 from xtool.surgery.proof import Proof, compare, require_exact
-from xtool.writing import Spec
 
 
 @dataclass(frozen=True)
@@ -62,25 +62,21 @@ def grow(
     with Source(path) as source:
         header = source.require_header("model")
         count = header.replicas
-        readers = [model_reader(source, verify=not i, replica=i) for i in range(count)]
+        readers = [open_model(source, verify=not i, replica=i) for i in range(count)]
         plans = [make_plan(reader) for reader in readers]
-        chosen, reader, growth = plans[0], readers[0], plans[0].growth
-        specs = [
-            Spec(name, NAMES[reader.dtype(growth.source(name))], growth.new.shape(name))
-            for name in chosen.names()
-        ]
+        chosen = plans[0]
         new_header = grown_header(header, chosen, "model")
         found: list[Proof] = []
 
         def prove(temporary: Path) -> None:
             with Source(temporary) as written:
                 for replica, (small, one) in enumerate(zip(readers, plans, strict=True)):
-                    grown = model_reader(written, verify=not replica, replica=replica)
+                    grown = open_model(written, verify=not replica, replica=replica)
                     found.append(proving.compare(small, grown, one))
 
         rows = [one.rows for one in plans]
         digest = save_streamed(
-            out, new_header, specs, *rows, prove=prove if proving.wanted else None
+            out, new_header, chosen.specs(), *rows, prove=prove if proving.wanted else None
         )
     worst = max(found, key=lambda proof: proof.difference / proof.tolerance, default=None)
     return chosen, worst, digest

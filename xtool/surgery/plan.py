@@ -17,12 +17,14 @@ from torch import Tensor
 from xtool import registry
 from xtool.archs import checked
 from xtool.axes import DATA, RESIDUAL, SIZES, layout
-from xtool.checkpoint import Reader
+from xtool.checkpoint import NAMES, Reader
 from xtool.errors import UsageError
 from xtool.layers.initial import initial
 from xtool.surgery.operators import (
     KEYS,
     QUERIES,
+    Adjusting,
+    Conditional,
     Depth,
     Fit,
     Fitted,
@@ -31,6 +33,7 @@ from xtool.surgery.operators import (
     nearest,
 )
 from xtool.surgery.widths import changed, resized
+from xtool.writing import Spec
 
 AUTO = ("pad", "clone")
 TABLE_ROWS = 1024
@@ -73,18 +76,41 @@ class Plan:
             ]
         return names
 
+    def specs(self, prefix: str = "") -> list[Spec]:
+        """The grown model's tensors as they are stored, each in the type of the old one.
+
+        Args:
+            prefix: stands before each name.
+        """
+        growth, specs = self.growth, []
+        for name in self.names():
+            dtype = NAMES[growth.reader.dtype(growth.source(name))]
+            specs.append(Spec(prefix + name, dtype, growth.new.shape(name)))
+        return specs
+
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows of a grown tensor; an exact operator's new layers write nothing yet."""
         growth = self.growth
         if self.exact and growth.again(name) and growth.writes_residual(name):
             return torch.zeros(stop - start, *growth.new.shape(name)[1:])
         values = self.operator.rows(growth, name, start, stop)
-        seen = growth.reader.shape(growth.source(name))[0]
-        if stop <= seen or growth.new.axes(name)[0].factors[0] not in DATA:
+        for place, axis in enumerate(growth.new.axes(name)):
+            if axis.factors[0] in DATA:
+                values = self._with_fresh(name, values, start, place)
+        return values
+
+    def _with_fresh(self, name: str, values: Tensor, start: int, place: int) -> Tensor:
+        """Rows from `start` on, with first values where an axis of the data is new."""
+        growth = self.growth
+        seen = growth.reader.shape(growth.source(name))[place]
+        kept = max(0, seen - start) if place == 0 else seen
+        if kept >= values.shape[place]:
             return values
-        first = max(start, seen)
+        first, stop = start + (kept if place == 0 else 0), start + len(values)
         fresh = initial(growth.new, name, growth.seed, first, stop).to(values.dtype)
-        return torch.cat([values[: first - start], fresh])
+        if place == 1:
+            fresh = fresh[:, kept:]
+        return torch.cat([values.narrow(place, 0, kept), fresh], place)
 
 
 def promise(method: str) -> str:
@@ -163,11 +189,12 @@ def _plan_one(
     for name in SIZES:
         if (new_config.get(name) or 0) < (old.config.get(name) or 0):
             raise UsageError(f"`{name}` would shrink from {old.config[name]} to {new_config[name]}")
-    new_config |= operator.config(old.config, new_config)
+    if isinstance(operator, Adjusting):
+        new_config |= operator.config(old.config, new_config)
     own = _own(method, dials)
     growth = Growth(reader, old, layout(new_config), seed, own, tuple(layers))
     _require_groups(growth)
-    if reason := operator.refuse(growth):
+    if isinstance(operator, Conditional) and (reason := operator.refuse(growth)):
         raise UsageError(f"`{method}` refuses: {reason}", "see `xtool grow --help` for the others")
     checked(new_config)
     _require_tables(growth)

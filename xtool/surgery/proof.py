@@ -8,14 +8,12 @@ another tolerance is asked for.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from jaxtyping import Integer
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
-from xtool.archs import Model, build
+from xtool.archs import Stage, stored_stages
 from xtool.checkpoint import Reader
 from xtool.dataset import Dataset
 from xtool.errors import CheckFailed, XtoolError
@@ -60,37 +58,16 @@ class Proof:
         return text
 
 
-Stage = Callable[[Tensor], Tensor]
-
-
 @torch.inference_mode()
 def walk(reader: Reader, inputs: Integer[Tensor, "B T"]) -> tuple[Tensor, Callable[[], Stage]]:
-    """What a stored model's last stage is given, (B, ...), and what reads that stage.
-
-    Everything is in the type that the model is stored in.
-    """
-    assert reader.layout is not None
-    with torch.device("meta"):
-        model = build(reader.layout.config).eval()
-    *stages, last = cast(Model, model).stages()
-    stored = set(model.state_dict())
+    """What a stored model's last stage is given, (B, ...), and what reads that stage."""
+    *stages, (_, read_last) = stored_stages(reader)
     x = inputs
-    for prefix, module in stages:
-        stage = _read_stage(reader, prefix, module, stored)
+    for _, read in stages:
+        stage = read()
         x = torch.cat([stage(part) for part in _parts(x, inputs)])  # (B, ...)
         del stage  # before the next one is read
-    return x, lambda: _read_stage(reader, *last, stored)
-
-
-def _read_stage(reader: Reader, prefix: str, module: nn.Module, stored: set[str]) -> Stage:
-    names = [name for name in module.state_dict() if prefix + name in stored]
-    tensors: dict[str, Any] = {name: reader.tensor(prefix + name) for name in names}
-
-    def stage(x: Tensor) -> Tensor:
-        out: Tensor = functional_call(module, tensors, (x,), tie_weights=False)
-        return out
-
-    return stage
+    return x, read_last
 
 
 def _parts(x: Tensor, inputs: Integer[Tensor, "B T"]) -> tuple[Tensor, ...]:
@@ -166,10 +143,11 @@ def _run_both(
     at = 0
     for one, other in zip(_parts(x, inputs), _parts(y, inputs), strict=True):
         before = old(one)  # (b, T, C)
-        after = new(other)[..., : before.shape[2]]  # (b, T, C)
+        whole = new(other)  # (b, T, C'), the small model's classes first
+        after = whole[..., : before.shape[2]]  # (b, T, C)
         part = slice(at, at := at + len(one))
         if loss is not None:
-            losses.append(torch.stack([loss(before, part), loss(after, part)]))  # (2, b, T)
+            losses.append(torch.stack([loss(before, part), loss(whole, part)]))  # (2, b, T)
         sizes.append(before.abs().max())
         differences.append((after - before).abs_().max())
     largest = torch.stack(sizes).max()

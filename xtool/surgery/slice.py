@@ -1,6 +1,6 @@
 """Slicing: a smaller model is a prefix of the larger one along the same axes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 from math import prod
@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xtool.archs import checked
-from xtool.axes import REPLICAS, SIZES, layout
-from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
+from xtool.archs import checked, open_model
+from xtool.axes import REPLICAS, SIZES, Layout, layout
+from xtool.checkpoint import NAMES, Reader, save_streamed
 from xtool.errors import CheckFailed, UsageError
 from xtool.header import Header, Training
 from xtool.lineage import step
@@ -42,58 +42,86 @@ def slice_model(
     with Source(path) as source:
         header = source.require_header("model")
         count = header.replicas
+        taken = replica if count > 1 else None
         chosen = range(count) if replica is None else [replica]
-        readers = [model_reader(source, verify=i == chosen[0], replica=i) for i in chosen]
+        readers = [open_model(source, verify=i == chosen[0], replica=i) for i in chosen]
         old = readers[0].layout
         assert old is not None
-        config = checked(resized(old.config, changes))
-        for name in SIZES:
-            if (config.get(name) or 0) > (header.config.get(name) or 0):
-                raise UsageError(
-                    f"{path}: cannot slice `{name}` {header.config[name]} -> {config[name]}: "
-                    "slicing only makes a model smaller",
-                    "to make it larger use `xtool grow`",
-                )
-        new = layout(config)
-        for unit in old.units:
-            if new.size(unit) > old.size(unit):
-                raise UsageError(
-                    f"{path}: `{unit}` would grow from {old.size(unit)} to {new.size(unit)}",
-                    "cut `--n-heads` too, so that each head of keys keeps its queries",
-                )
-        if not changed(old.config, config) and (replica is None or count == 1):
+        new = _smaller(old, changes, str(path))
+        differ = changed(old.config, new.config)
+        if not differ and taken is None:
             raise UsageError("nothing to slice: every size is already as asked")
-        layers = config.get("n_layers", 1)
-        names = [name for name in readers[0].names if (new.layer(name) or 0) < layers]
-        specs = [Spec(name, NAMES[readers[0].dtype(name)], new.shape(name)) for name in names]
-
-        def rows(reader: Reader, name: str, start: int, stop: int) -> Tensor:
-            found = prefixes(old, new, name)
-            return gather(reader, name, found, start, stop, reader.dtype(name))
-
-        sizes = {name: config[name] for name in SIZES if config.get(name)}
-        if replica is not None and count > 1:
-            sizes["replica"] = replica
-        elif count > 1:
-            config = config | {REPLICAS: count}
-        done = step("slice", sizes, {"model": header.digest}, 0)
-        new_header = header.model_copy(
-            update={
-                "config": config,
-                "lineage": [*header.lineage, done],
-                "training": _training(header, replica if count > 1 else None),
-            }
+        digest = save_streamed(
+            out,
+            _header(header, new, taken),
+            _specs(readers[0], new),
+            *(partial(_rows, reader, new) for reader in readers),
+            prove=partial(_prove_all, readers),
         )
+    out_of = [] if taken is None else [f"replica {taken} of {count}"]
+    return out_of + differ, digest
 
-        def prove(temporary: Path) -> None:
-            with Source(temporary) as written:
-                for place, reader in enumerate(readers):
-                    _prove(reader, model_reader(written, verify=not place, replica=place))
 
-        parts = [partial(rows, reader) for reader in readers]
-        digest = save_streamed(out, new_header, specs, *parts, prove=prove)
-    out_of = [f"replica {replica} of {count}"] if replica is not None and count > 1 else []
-    return out_of + changed(old.config, new.config), digest
+def _smaller(old: Layout, changes: Mapping[str, int], where: str) -> Layout:
+    """The layout at the smaller sizes.
+
+    Raises:
+        UsageError: see `slice_model`.
+    """
+    config = checked(resized(old.config, changes))
+    for name in SIZES:
+        if (config.get(name) or 0) > (old.config.get(name) or 0):
+            raise UsageError(
+                f"{where}: cannot slice `{name}` {old.config[name]} -> {config[name]}: "
+                "slicing only makes a model smaller",
+                "to make it larger use `xtool grow`",
+            )
+    new = layout(config)
+    for unit in old.units:
+        if new.size(unit) > old.size(unit):
+            raise UsageError(
+                f"{where}: `{unit}` would grow from {old.size(unit)} to {new.size(unit)}",
+                "cut `--n-heads` too, so that each head of keys keeps its queries",
+            )
+    return new
+
+
+def _specs(reader: Reader, new: Layout) -> list[Spec]:
+    """The tensors of one sliced model: those of its layers, as the large one stores them."""
+    layers = new.config.get("n_layers", 1)
+    names = [name for name in reader.names if (new.layer(name) or 0) < layers]
+    return [Spec(name, NAMES[reader.dtype(name)], new.shape(name)) for name in names]
+
+
+def _rows(reader: Reader, new: Layout, name: str, start: int, stop: int) -> Tensor:
+    """Rows [start, stop) of a sliced tensor."""
+    assert reader.layout is not None
+    found = prefixes(reader.layout, new, name)
+    return gather(reader, name, found, start, stop, reader.dtype(name))
+
+
+def _header(header: Header, new: Layout, taken: int | None) -> Header:
+    """The header of the sliced file.
+
+    Args:
+        header: of the large one.
+        new: the layout of one sliced model.
+        taken: the replica that is taken out of several; None where all stay.
+    """
+    config = dict(new.config)
+    sizes = {name: config[name] for name in SIZES if config.get(name)}
+    if taken is not None:
+        sizes["replica"] = taken
+    elif header.replicas > 1:
+        config[REPLICAS] = header.replicas
+    done = step("slice", sizes, {"model": header.digest}, 0)
+    return header.model_copy(
+        update={
+            "config": config,
+            "lineage": [*header.lineage, done],
+            "training": _training(header, taken),
+        }
+    )
 
 
 def _training(header: Header, replica: int | None) -> Training:
@@ -103,6 +131,13 @@ def _training(header: Header, replica: int | None) -> Training:
         dials = kept["dials"]
         kept["dials"] = dials | {"seed": int(dials.get("seed") or 0) + replica, "replicas": 1}
     return kept
+
+
+def _prove_all(readers: Sequence[Reader], temporary: Path) -> None:
+    """Prove every model of the written file."""
+    with Source(temporary) as written:
+        for place, reader in enumerate(readers):
+            _prove(reader, open_model(written, verify=not place, replica=place))
 
 
 def _prove(reader: Reader, small: Reader) -> None:

@@ -17,17 +17,18 @@ HyperCloning (Samragh et al., 2024, arXiv:2409.12903) grows weights alone; stage
 al., 2022, arXiv:2203.06211) moments too, for its own operators.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from xtool.archs import build, require_names
+from xtool.archs import open_model
 from xtool.axes import REPLICAS, layout
-from xtool.checkpoint import NAMES, Reader, model_reader, save_streamed
+from xtool.checkpoint import NAMES, Reader, save_streamed
 from xtool.errors import XtoolError
 from xtool.header import Header, Position
 from xtool.storage import Source
@@ -89,11 +90,7 @@ def state_reader(source: Source) -> Reader:
     header = source.require_header("resume")
     if "position" not in header.training:
         raise XtoolError(f"{source.path}: its header names no position")
-    reader = model_reader(source, kind="resume")
-    assert reader.layout is not None
-    with torch.device("meta"):
-        require_names(build(header.config), reader.layout, reader)
-    return reader
+    return open_model(source, kind="resume")
 
 
 def check_state(source: Source) -> None:
@@ -226,44 +223,56 @@ def grow_state(
         CheckFailed: an exact operator that was not exact on the written file.
     """
     with Source(path) as source:
-        if REPLICAS in source.require_header("resume").config:
-            raise XtoolError(
-                f"{path}: the state of several replicas does not grow",
-                "grow the model of the finished run, or train the replicas one by one",
-            )
+        header = source.require_header("resume")
+        _require_one_model(header, path)
         reader = state_reader(source)
         old = _OldState(source, reader)
         chosen = make_plan(reader)
         state = GrownState(chosen, old)
-        growth, small = chosen.growth, state.small_tensors()
-        specs = [
-            Spec(f"model/{name}", NAMES[reader.dtype(growth.source(name))], growth.new.shape(name))
-            for name in chosen.names()
-        ]
-        specs += state.specs()
+        small = state.small_tensors()
+        specs = chosen.specs("model/") + state.specs()
         specs += [Spec(name, NAMES[one.dtype], tuple(one.shape)) for name, one in small.items()]
-
-        def rows(name: str, start: int, stop: int) -> Tensor:
-            if name in small:
-                return small[name][start:stop]
-            if name.startswith("model/"):
-                return chosen.rows(name.removeprefix("model/"), start, stop)
-            owner, _, moment = name.removeprefix(PART).rpartition("/")
-            return state.rows(owner, moment, start, stop)
-
         found: list[Proof] = []
 
         def prove(temporary: Path) -> None:
             with Source(temporary) as written:
                 found.append(proving.compare(reader, state_reader(written), chosen))
 
-        # A state that no run has gone on from yet: its own progress and position are zero.
-        at = source.require_header("resume").training["position"]["step"]
-        header = grown_header(source.require_header("resume"), chosen, "state", at_step=at)
-        training = {**header.training, "position": START}
-        header = header.model_copy(update={"training": training})
-        digest = save_streamed(out, header, specs, rows, prove=prove if proving.wanted else None)
+        digest = save_streamed(
+            out,
+            _grown_header(header, chosen),
+            specs,
+            partial(_rows, state, small),
+            prove=prove if proving.wanted else None,
+        )
     return chosen, found[0] if found else None, digest
+
+
+def _require_one_model(header: Header, path: Path) -> None:
+    if REPLICAS in header.config:
+        raise XtoolError(
+            f"{path}: the state of several replicas does not grow",
+            "grow the model of the finished run, or train the replicas one by one",
+        )
+
+
+def _rows(
+    state: GrownState, small: Mapping[str, Tensor], name: str, start: int, stop: int
+) -> Tensor:
+    """Rows of a tensor of the grown file: a small one, the model's or a moment."""
+    if name in small:
+        return small[name][start:stop]
+    if name.startswith("model/"):
+        return state.chosen.rows(name.removeprefix("model/"), start, stop)
+    owner, _, moment = name.removeprefix(PART).rpartition("/")
+    return state.rows(owner, moment, start, stop)
+
+
+def _grown_header(header: Header, chosen: Plan) -> Header:
+    """That of a state no run has gone on from yet: its own progress and position are zero."""
+    at = header.training["position"]["step"]
+    grown = grown_header(header, chosen, "state", at_step=at)
+    return grown.model_copy(update={"training": {**grown.training, "position": START}})
 
 
 def notes_on(chosen: Plan, header: Header) -> list[str]:

@@ -32,30 +32,9 @@ def resized(
         UsageError: the model has no such dial, or its heads do not fit the width; the nearest
             widths that they fit are named.
     """
-    for name in changes:
-        if config.get(name) is None:
-            raise UsageError(f"the model has no dial `{name}` to change")
-        if changes[name] < 1:
-            raise UsageError(f"`{name}` is {changes[name]}, it must be at least 1")
-    new = dict(config)
+    _require_dials(config, changes)
     free = config.get("attention_output", True)
-    width = config.get("d_model", 1)
-    ratio = Fraction(changes.get("d_model", width), width)
-    rounded = ceil if ratio > 1 else floor
-    for name in RATIO:
-        if config.get(name):
-            new[name] = max(1, rounded(config[name] * ratio))
-    heads = config.get("n_heads", 1) * ratio
-    if "n_heads" not in config or "n_heads" in changes:
-        pass
-    elif config["n_heads"] == 1:
-        for name in ("d_head", "d_value"):
-            new[name] = max(1, rounded(config[name] * ratio))
-    elif heads.denominator == 1 and heads >= 1:
-        new["n_heads"] = int(heads)
-    elif "d_head" not in changes and not (keep_heads and free):
-        raise _heads_do_not_fit(config, changes["d_model"])
-    new |= changes
+    new = {**config, **_by_width(config, changes, keep_heads and free), **changes}
     if "n_kv_heads" in config and "n_kv_heads" not in changes:
         groups = Fraction(new["n_heads"], config["n_heads"]) * config["n_kv_heads"]
         if groups.denominator == 1:
@@ -64,7 +43,7 @@ def resized(
         new["n_outputs"] = changes["vocab_size"]
     if "d_head" in changes and "d_value" not in changes and "d_value" in config and free:
         scaled = Fraction(changes["d_head"], config["d_head"]) * config["d_value"]
-        new["d_value"] = max(1, rounded(scaled))
+        new["d_value"] = _rounded(scaled, _ratio(config, changes))
     if not free and config["n_heads"] > 1 and new["d_value"] != config["d_value"]:
         raise UsageError(
             f"`d_value` {config['d_value']} -> {new['d_value']}: without an output projection the "
@@ -72,6 +51,43 @@ def resized(
             "change the number of heads with the width instead",
         )
     return new
+
+
+def _require_dials(config: Mapping[str, Any], changes: Mapping[str, int]) -> None:
+    for name, size in changes.items():
+        if config.get(name) is None:
+            raise UsageError(f"the model has no dial `{name}` to change")
+        if size < 1:
+            raise UsageError(f"`{name}` is {size}, it must be at least 1")
+
+
+def _by_width(
+    config: Mapping[str, Any], changes: Mapping[str, int], keep_heads: bool
+) -> dict[str, int]:
+    """The sizes that follow from a new d_model, where they are not asked for themselves."""
+    ratio = _ratio(config, changes)
+    one_head = config.get("n_heads") == 1 and "n_heads" not in changes
+    scaled = [*RATIO, "d_head", "d_value"] if one_head else RATIO
+    new = {name: _rounded(config[name] * ratio, ratio) for name in scaled if config.get(name)}
+    if "n_heads" not in config or "n_heads" in changes or one_head:
+        return new
+    heads = config["n_heads"] * ratio
+    if heads.denominator == 1 and heads >= 1:
+        new["n_heads"] = int(heads)
+    elif "d_head" not in changes and not keep_heads:
+        raise _heads_do_not_fit(config, changes["d_model"])
+    return new
+
+
+def _ratio(config: Mapping[str, Any], changes: Mapping[str, int]) -> Fraction:
+    """How many times larger d_model is to be."""
+    width = config.get("d_model", 1)
+    return Fraction(changes.get("d_model", width), width)
+
+
+def _rounded(size: Fraction, ratio: Fraction) -> int:
+    """A size of at least 1: rounded up where d_model grows, else down."""
+    return max(1, (ceil if ratio > 1 else floor)(size))
 
 
 def _heads_do_not_fit(config: Mapping[str, Any], width: int) -> UsageError:

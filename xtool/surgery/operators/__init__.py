@@ -1,10 +1,10 @@
 """Growth operators: one file each, from old tensors to rows of new ones, given only the axes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import frexp, prod, sqrt
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from xtool.axes import DATA, RESIDUAL, Axis, Layout
 from xtool.checkpoint import Reader
 from xtool.surgery.gather import Along, axis_map, gather, prefix, repeat
 
+T = TypeVar("T")
 # Heads of queries, of keys, and the queries that share a head of keys.
 QUERIES, KEYS, GROUP = "n_heads", "n_kv_heads", "n_heads/n_kv_heads"
 
@@ -68,11 +69,11 @@ class Growth:
     def maps(self, name: str, along: Along) -> list[Tensor]:
         """For each axis of a new tensor, the old index behind each new one, or -1."""
         return [
-            axis_map(tuple((f.old, f.new, self._own(f, along)) for f in self.factors(name, axis)))
+            axis_map(tuple((f.old, f.new, self.along(f, along)) for f in self.factors(name, axis)))
             for axis in self.new.axes(name)
         ]
 
-    def _own(self, factor: "Factor", along: Along) -> Along:
+    def along(self, factor: "Factor", along: Along) -> Along:
         """The map of a factor: new data have no old index, and key heads follow their queries."""
         if factor.name in DATA:
             return prefix
@@ -120,6 +121,19 @@ class Growth:
         """How many times larger one size became."""
         return self.new.size(factor) / self.old.size(factor)
 
+    @property
+    def normed(self) -> bool:
+        """Whether the residual stream is read through a norm."""
+        return bool(self.old.config.get("norm", "none") != "none")
+
+    def held(self, key: str, name: str, make: Callable[[], T]) -> T:
+        """What is made once for a tensor, and held in `memory` while its rows are asked for."""
+        if self.memory.get(key, ("",))[0] != name:
+            self.memory.pop(key, None)  # before the next is made
+            self.memory[key] = (name, make())
+        made: T = self.memory[key][1]
+        return made
+
     def root(self, name: str) -> float:
         """What keeps a product's scores where the axis under their root has grown, else 1."""
         product = self.new.product(name)
@@ -129,9 +143,7 @@ class Growth:
 
     def writes_residual(self, name: str) -> bool:
         """Whether a tensor of a layer adds to the residual stream."""
-        axes = self.new.axes(name)
-        plain = axes[0].role == "writes" and axes[0].factors == (RESIDUAL,)
-        return plain and self.new.layer(name) is not None
+        return self.new.writes_residual(name) and self.new.layer(name) is not None
 
 
 def regroups(old: Layout, new: Layout) -> bool:
@@ -148,6 +160,18 @@ def uneven(old: Layout, new: Layout) -> str:
     return ""
 
 
+def multiplied(old: Layout, new: Layout) -> str:
+    """Why the residual's columns cannot be copied under a tied head, as a reason to refuse.
+
+    The head cannot be divided by their number, only the norm before it. Empty where there is none:
+    an architecture that has ties and no dial `norm` is taken to have a norm always.
+    """
+    wider = RESIDUAL in old.units and new.size(RESIDUAL) > old.size(RESIDUAL)
+    if wider and old.ties and old.config.get("norm") == "none":
+        return "a tied head without a final norm would multiply the logits"
+    return ""
+
+
 def nearest(old: int, new: int) -> str:
     """The whole multiples of a size that stand around a new one."""
     below = new // old * old
@@ -158,22 +182,33 @@ class Operator(Protocol):
     """What a file in this folder ends with, as `ENTRY`.
 
     A file also declares the literals `PROMISE` (`exact` or `approximate`), `CONDITION` (a sentence:
-    inside it the promise holds), and where it has dials, `OPTIONS`.
+    inside it the promise holds), and where it has dials, `OPTIONS`. What only some operators do
+    stands in the protocols below; each is asked for where its method is there.
     """
-
-    def refuse(self, growth: Growth) -> str:
-        """Why the growth is outside the condition; empty when it is inside."""
-
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Dials that the construction changes beside the sizes, such as `norm_eps`."""
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of a new tensor."""
 
 
 @runtime_checkable
+class Conditional(Protocol):
+    """An operator that cannot do every growth."""
+
+    def refuse(self, growth: Growth) -> str:
+        """Why the growth is outside the condition; empty when it is inside."""
+
+
+@runtime_checkable
+class Adjusting(Protocol):
+    """An operator that changes dials beside the sizes, such as `norm_eps`."""
+
+    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """These dials, from the old configuration and the new sizes."""
+
+
+@runtime_checkable
 class Depth(Protocol):
-    """What an operator has besides, when it says which old layer each new one is a copy of.
+    """An operator that says which old layer each new one is a copy of.
 
     Without it new layers come from the last one, and an exact operator's write nothing yet.
     """

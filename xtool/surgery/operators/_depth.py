@@ -41,10 +41,6 @@ class Repeated:
             return f"`n_layers` {old} -> {new} is not a whole factor; nearest: {nearest(old, new)}"
         return ""
 
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
     def depth(self, old: int, asked: int | None, dials: Mapping[str, Any]) -> list[int]:
         """The old layer behind each new one."""
         return self.order(old, asked or old)

@@ -12,7 +12,7 @@ from torch import Tensor
 from xtool.axes import RESIDUAL, Axis, Layout
 from xtool.seeds import derive
 from xtool.surgery.gather import prefix, repeat, tile
-from xtool.surgery.operators import KEYS, Factor, Growth, uneven
+from xtool.surgery.operators import KEYS, Factor, Growth, multiplied, uneven
 
 DATA_AXES = ("vocab", "context", "n_outputs")
 
@@ -23,10 +23,7 @@ Values = Callable[[Key], Tensor]
 
 def copies(old: Layout, new: Layout) -> bool:
     """Whether the growth is by whole factors, where copies are exact; see `clone`."""
-    if uneven(old, new):
-        return False
-    wider = RESIDUAL in old.units and new.size(RESIDUAL) > old.size(RESIDUAL)
-    return not (wider and old.ties and old.config.get("norm") == "none")
+    return not (uneven(old, new) or multiplied(old, new))
 
 
 @dataclass(frozen=True)
@@ -141,8 +138,7 @@ class Maps:
             tied = any(name.startswith(tie.norm + ".") for tie in growth.new.ties)
             return out / growth.ratio(RESIDUAL) if tied else out
         gain = growth.new.axes(name)[0].role == "scales" and not name.endswith("bias")
-        normed = growth.old.config.get("norm", "none") != "none"
-        return out / sqrt(growth.ratio(RESIDUAL)) if gain and normed else out
+        return out / sqrt(growth.ratio(RESIDUAL)) if gain and growth.normed else out
 
     def _start(self, key: Key) -> Float64[Tensor, "new old"]:
         kind, factor, old, new = key

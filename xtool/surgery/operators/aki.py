@@ -6,9 +6,7 @@ number; but a new unit takes its values from the same place of the next layer. T
 what belongs to no layer take their own. Not exact; new units differ from old ones from the start.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,19 +29,19 @@ class Aki:
             return f"it widens and leaves `n_layers` {old} as it is, not {new}: `stack` afterwards"
         return ""
 
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Rows of this layer's units, then rows of the next one's."""
         own, above = self._growths(growth)
         values = SPLIT.rows(own, name, start, stop)
         if growth.new.layer(name) is None:
             return values
-        new = growth.maps(name, prefix)[0][start:stop] < 0
         next_values = SPLIT.rows(above, name, start, stop)
-        return torch.where(new.view(-1, *[1] * (values.ndim - 1)), next_values, values)
+        for place, found in enumerate(growth.maps(name, prefix)):
+            if place != growth.new.reading(name):
+                new = (found[start:stop] if place == 0 else found) < 0
+                new = new.view(-1, *[1] * (values.ndim - 1 - place))
+                values = torch.where(new, next_values, values)
+        return values
 
     def _growths(self, growth: Growth) -> tuple[Growth, Growth]:
         """The same growth with equal shares, from each layer itself and from the one above it."""

@@ -6,9 +6,8 @@ without noise they would never separate in training. Of q and k only q is rescal
 scores stay.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from xtool.checkpoint import one_thread
 from xtool.layers.initial import CHUNK, chunks
 from xtool.seeds import derive
 from xtool.surgery.gather import copy_numbers, runs, tile
-from xtool.surgery.operators import Carry, Growth, Operator, uneven
+from xtool.surgery.operators import Carry, Growth, Operator, multiplied, uneven
 
 PROMISE = "exact"
 CONDITION = "whole factors; a tied head needs a final norm"
@@ -35,27 +34,18 @@ class Clone:
 
     def refuse(self, growth: Growth) -> str:
         """A size that is no whole multiple, or a tied head that reads the stream without a norm."""
-        if reason := uneven(growth.old, growth.new):
-            return reason
-        wider = growth.ratio(RESIDUAL) > 1
-        if wider and growth.old.ties and growth.old.config.get("norm") == "none":
-            return "a tied head without a final norm would multiply the logits"
-        return ""
-
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing: copies change neither mean nor variance."""
-        return {}
+        return uneven(growth.old, growth.new) or multiplied(growth.old, growth.new)
 
     @one_thread()
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Copies along every axis, divided by the number of copies that are summed over."""
-        axes = growth.new.axes(name)
         scale = self.carry(growth, name).scale
         values = growth.gather(name, tile, start, stop, growth.working(name, scale))
         if scale != 1:
             values *= scale
-        if len(axes) > 1 and axes[1].role == "reads" and growth.dials["noise"]:
-            _add_noise(growth, name, values, start)
+        summed = growth.new.reading(name)
+        if growth.dials["noise"] and summed is not None and values.ndim == 2:
+            (_add_noise if summed else _add_noise_to_rows)(growth, name, values, start)
         return values
 
     def carry(self, growth: Growth, name: str) -> Carry:
@@ -91,15 +81,8 @@ def _add_noise(growth: Growth, name: str, values: Tensor, start: int) -> None:
     level = values.norm(dim=1, keepdim=True) / len(columns) ** 0.5  # (n, 1)
     level *= 10 ** (-growth.dials["noise_db"] / 20)
     plus, minus = (runs(one) for one in _paired(columns, copies, old))
-    for first, words in chunks(
-        (rows, pairs, -(-old // WORD)),
-        derive(growth.seed, "noise", name),
-        start,
-        start + len(values),
-        lambda words, generator: words.random_(-(2**63), None, generator=generator),
-        torch.int64,
-        CHUNK // WORD,
-    ):
+    shape = (rows, pairs, -(-old // WORD))
+    for first, words in _words(growth, name, shape, start, start + len(values)):
         part = slice(first - start, first - start + len(words))
         noise = _signs(words, old).to(values.dtype)  # (n, pairs*old)
         noise *= level[part]
@@ -107,6 +90,40 @@ def _add_noise(growth: Growth, name: str, values: Tensor, start: int) -> None:
             values[part, at : at + length].add_(noise[:, old_at : old_at + length])
         for at, old_at, length in minus:
             values[part, at : at + length].sub_(noise[:, old_at : old_at + length])
+
+
+def _add_noise_to_rows(growth: Growth, name: str, values: Tensor, start: int) -> None:
+    """The same for a transposed weight, whose copies of an input are rows.
+
+    Their level comes from the input's own row, so it is the same for all of its copies.
+    """
+    found, width = growth.maps(name, tile)[0], values.shape[1]
+    old = growth.reader.shape(growth.source(name))[0]
+    copies = len(found) // old
+    level = values.norm(dim=1, keepdim=True) / width**0.5  # (n, 1)
+    level *= 10 ** (-growth.dials["noise_db"] / 20)
+    shape = (copies // 2 * old, 1, -(-width // WORD))
+    for sign, places in zip((1, -1), _paired(found, copies, old), strict=True):
+        for at, old_at, length in runs(places[start : start + len(values)]):
+            for first, words in _words(growth, name, shape, old_at, old_at + length):
+                row = at + first - old_at
+                part = slice(row, row + len(words))
+                values[part] += sign * level[part] * _signs(words, width).to(values.dtype)
+
+
+def _words(
+    growth: Growth, name: str, shape: tuple[int, int, int], start: int, stop: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Rows [start, stop) of the random words behind a tensor's noise, in parts."""
+    return chunks(
+        shape,
+        derive(growth.seed, "noise", name),
+        start,
+        stop,
+        lambda words, generator: words.random_(-(2**63), None, generator=generator),
+        torch.int64,
+        CHUNK // WORD,
+    )
 
 
 def _signs(words: Tensor, count: int) -> Tensor:

@@ -5,9 +5,6 @@ layer is so grown; embeddings, head and norms keep their corner and are fresh el
 the identity adds a stream of its own.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -21,14 +18,6 @@ CONDITION = "any width"
 
 class Identity:
     """The operator; see the module."""
-
-    def refuse(self, growth: Growth) -> str:
-        """Never."""
-        return ""
-
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """The corner, on an identity or on fresh values."""

@@ -4,9 +4,6 @@ This is what the code of the counting experiment did, whatever its text said
 (brianakl/bootstrapped_model_up_scaling): every zero on the diagonal becomes a one. Not exact.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -24,14 +21,6 @@ CARRIED = [
 
 class IdentityQkv:
     """The operator; see the module."""
-
-    def refuse(self, growth: Growth) -> str:
-        """Never."""
-        return ""
-
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """The corner of q, k and v, or fresh values."""

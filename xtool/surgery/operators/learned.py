@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from xtool.archs import architecture, build, stored_names
+from xtool.archs import architecture, empty, stored_names
 from xtool.axes import RESIDUAL, layout
 from xtool.dataset import Split
 from xtool.errors import UsageError, XtoolError
@@ -34,7 +34,7 @@ from xtool.seeds import derive
 from xtool.surgery.operators import Fit, Growth, Operator
 from xtool.surgery.operators._maps import DATA_AXES, Key, Maps, copies
 from xtool.surgery.operators.clone import ENTRY as CLONE
-from xtool.surgery.operators.pad import ENTRY as PAD
+from xtool.surgery.operators.pad import Pad
 from xtool.tasks import Task, fitted, open_data, task_of
 from xtool.training.optimizers import lr_factor
 from xtool.training.run import FORWARD_AND_BACKWARD
@@ -74,11 +74,11 @@ class Learned:
         names = [name for name in growth.reader.names if not _untouched(growth, name)]
         if not any(key[1] not in DATA_AXES for key in Maps(growth, names, {}).starts):
             return "nothing grows that a map could be fitted to"
-        return "" if copies(growth.old, growth.new) else PAD.refuse(growth)
+        return "" if copies(growth.old, growth.new) else Pad().refuse(growth)
 
     def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         """What the starting operator changes."""
-        return {} if copies(layout(old), layout(new)) else PAD.config(old, new)
+        return {} if copies(layout(old), layout(new)) else Pad().config(old, new)
 
     def fit(self, growth: Growth) -> Fit:
         """Fit the maps; what that was and what it cost."""
@@ -93,11 +93,12 @@ class Learned:
             return _start(growth).rows(growth, name, start, stop)
         self.fit(growth)
         maps: Maps = growth.memory["learned"][0]
-        if growth.memory.get("mapped", ("",))[0] != name:
+
+        def mapped() -> Tensor:
             old = {source: growth.reader.tensor(source).double() for source in maps.sources(name)}
-            growth.memory["mapped"] = (name, maps.tensor(name, old, maps.fitted))
-        tensor: Tensor = growth.memory["mapped"][1]
-        return tensor[start:stop]
+            return maps.tensor(name, old, maps.fitted)
+
+        return growth.held("mapped", name, mapped)[start:stop]
 
 
 def _fitted(growth: Growth) -> tuple[Maps, Fit]:
@@ -106,8 +107,7 @@ def _fitted(growth: Growth) -> tuple[Maps, Fit]:
     header = growth.reader.source.require_header()
     grown = header.model_copy(update={"config": dict(growth.new.config)})
     data = fitted(open_data(path), grown, str(path))
-    with torch.device("meta"):
-        model = build(growth.new.config)
+    model = empty(growth.new.config)
     names = [name for name in stored_names(model, growth.new) if not _untouched(growth, name)]
     maps = Maps(growth, names, {})
     for key, start in maps.starts.items():
@@ -133,7 +133,7 @@ def _untouched(growth: Growth, name: str) -> bool:
 
 def _start(growth: Growth) -> Operator:
     """The operator whose growth the maps start from."""
-    return CLONE if copies(growth.old, growth.new) else PAD
+    return CLONE if copies(growth.old, growth.new) else Pad()
 
 
 class _Fitting:

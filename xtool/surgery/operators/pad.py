@@ -71,8 +71,7 @@ class Pad:
         """
         if growth.new.axes(name)[0].role != "scales":
             return Carry(prefix, growth.root(name))
-        normed = growth.old.config.get("norm", "none") != "none"
-        gain = normed and not name.endswith("bias")
+        gain = growth.normed and not name.endswith("bias")
         return Carry(prefix, sqrt(1 / growth.ratio(RESIDUAL)) if gain else 1.0)
 
     def _gain(self, growth: Growth, name: str, values: Tensor, new: Tensor) -> Tensor:
@@ -98,9 +97,7 @@ class Pad:
 
     def _averaged(self, growth: Growth, name: str) -> bool:
         """Whether new columns that a tensor writes hold a mean, not zero."""
-        axes = growth.new.axes(name)
-        writes = any(a.role == "writes" and a.factors == (RESIDUAL,) for a in axes)
-        return writes and growth.old.config.get("norm") == "layernorm"
+        return growth.new.writes_residual(name) and growth.old.config.get("norm") == "layernorm"
 
     def _mean(
         self,

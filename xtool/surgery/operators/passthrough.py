@@ -38,10 +38,6 @@ class Passthrough:
             return "no slices were given, such as `--slices 0:8,4:12`"
         return other_sizes(growth)
 
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
     def depth(self, old: int, asked: int | None, dials: Mapping[str, Any]) -> list[int]:
         """The blocks of all slices in turn."""
         layers: list[int] = []

@@ -1,8 +1,5 @@
 """The control: a fresh model of the new size, which knows nothing."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from torch import Tensor
 
 from xtool.layers.initial import initial
@@ -14,14 +11,6 @@ CONDITION = "any width; nothing is carried over"
 
 class Random:
     """The operator; see the module."""
-
-    def refuse(self, growth: Growth) -> str:
-        """Never."""
-        return ""
-
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """First values."""

@@ -19,21 +19,23 @@ values. `carry` is c = 1, and where the axis under the root of attention scores 
 multiplied so that the carried scores stay.
 
 A matrix that only writes, such as an embedding, is a table of vectors: its rows keep their values,
-and new entries are normal with the old table's mean square. New gains are 1, new biases 0. A tensor
-that keeps its shape keeps its values. One whole matrix at a time is held in memory.
+and new entries are normal with the old table's mean square. New gains are 1, new biases 0. Symbols,
+positions and copied heads of keys do not count in M and N: a matrix is made at the old number of
+them, and the copies come afterwards. One whose sizes then stay keeps its values. One whole matrix
+at a time is held in memory.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from math import prod
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from xtool.axes import DATA
 from xtool.layers.initial import draw, initial
 from xtool.seeds import derive
-from xtool.surgery.gather import prefix
-from xtool.surgery.operators import Growth, Operator
+from xtool.surgery.gather import axis_map, prefix
+from xtool.surgery.operators import KEYS, Factor, Growth, Operator
 
 PROMISE = "approximate"
 CONDITION = "any width"
@@ -46,26 +48,15 @@ OPTIONS = [
 class Spectral:
     """The operator; see the module."""
 
-    def refuse(self, growth: Growth) -> str:
-        """Never."""
-        return ""
-
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Rows of the new matrix, made whole once; or old values and fresh ones beside them."""
-        shape = growth.new.shape(name)
-        if shape == growth.reader.shape(growth.source(name)):
+        if _shape(growth, name) == growth.reader.shape(growth.source(name)):
             return _carried(growth, name, start, stop)
-        if not any(axis.role == "reads" for role in growth.new.roles(name) for axis in role):
+        reads = any(axis.role == "reads" for role in growth.new.roles(name) for axis in role)
+        if not reads or len(growth.new.axes(name)) == 1:
             return _beside(growth, name, start, stop)
-        if growth.memory.get("spectral", ("",))[0] != name:
-            growth.memory.pop("spectral", None)
-            growth.memory["spectral"] = (name, _matrix(growth, name))
-        matrix: Tensor = growth.memory["spectral"][1]
-        return matrix[start:stop]
+        matrix = growth.held("spectral", name, lambda: _matrix(growth, name))
+        return _placed(growth, name, matrix, start, stop)
 
 
 def extended(small: Float64[Tensor, " r"], rank: int, how: str) -> Float64[Tensor, " rank"]:
@@ -89,14 +80,43 @@ def extended(small: Float64[Tensor, " r"], rank: int, how: str) -> Float64[Tenso
     return torch.cat([small, small[below].lerp(small[above], places - below)])
 
 
+def _inner(growth: Growth, name: str) -> list[list[Factor]]:
+    """The factors of each axis, those at their old size that bring no directions of their own."""
+
+    def stays(factor: Factor) -> bool:
+        return factor.name in DATA or (factor.name == KEYS and growth.regroups)
+
+    return [
+        [one._replace(new=one.old) if stays(one) else one for one in growth.factors(name, axis)]
+        for axis in growth.new.axes(name)
+    ]
+
+
+def _shape(growth: Growth, name: str) -> tuple[int, ...]:
+    """The shape (M, N) at which a new tensor is made."""
+    return tuple(prod(one.new for one in axis) for axis in _inner(growth, name))
+
+
+def _placed(growth: Growth, name: str, matrix: Tensor, start: int, stop: int) -> Tensor:
+    """Rows of a new tensor from its matrix: copies of heads; zero for new symbols and positions."""
+    found = []
+    for inner, axis in zip(_inner(growth, name), growth.new.axes(name), strict=True):
+        pairs = zip(inner, growth.factors(name, axis), strict=True)
+        found.append(axis_map(tuple((i.new, f.new, growth.along(f, prefix)) for i, f in pairs)))
+    rows, columns = found[0][start:stop], found[1]
+    values = matrix[rows.clamp(min=0)][:, columns.clamp(min=0)]
+    return values.masked_fill_((rows < 0)[:, None] | (columns < 0)[None, :], 0)
+
+
 def _matrix(growth: Growth, name: str) -> Float64[Tensor, "M N"]:
-    """The whole new matrix, float64."""
+    """The whole matrix, float64."""
     old = growth.reader.tensor(growth.source(name)).double()  # (m, n)
-    rows, columns = growth.new.shape(name)
-    rank = min(rows, columns)
+    rank = min(_shape(growth, name))
     u, values, vt = torch.linalg.svd(old, full_matrices=False)  # (m, r), (r,), (r, n)
     new_values = extended(values, rank, growth.dials["spectrum"])  # (R,)
-    places = growth.maps(name, prefix)
+    places = [
+        axis_map(tuple((one.old, one.new, prefix) for one in axis)) for axis in _inner(growth, name)
+    ]
     left = _completed(u, places[0], rank, derive(growth.seed, "spectral left", name))  # (M, R)
     right = _completed(vt.T, places[1], rank, derive(growth.seed, "spectral right", name))  # (N, R)
     return (left * (new_values * _scale(growth, name, values, new_values))) @ right.T  # (M, N)
@@ -126,10 +146,11 @@ def _scale(growth: Growth, name: str, old: Tensor, new: Tensor) -> float:
         return growth.root(name)
     if how == "fan-in":
         fresh = initial(growth.new, name, growth.seed).double()
-        return float((fresh.square().sum() / power) ** 0.5)
+        share = prod(_shape(growth, name)) / fresh.numel()
+        return float((fresh.square().sum() * share / power) ** 0.5)
     written = 1 if growth.new.axes(name)[0].role == "reads" else 0
     before = growth.reader.shape(growth.source(name))[written]
-    ratio = growth.new.shape(name)[written] / before
+    ratio = _shape(growth, name)[written] / before
     return float((ratio * old.square().sum() / power) ** 0.5)
 
 
@@ -157,10 +178,12 @@ def _beside(growth: Growth, name: str, start: int, stop: int) -> Tensor:
 
 def _root_mean_square(growth: Growth, name: str) -> float:
     """Of an old table's values, read once while the table is written."""
-    if growth.memory.get("spectral", ("",))[0] != name:
+
+    def measured() -> float:
         table = growth.reader.tensor(growth.source(name)).double()
-        growth.memory["spectral"] = (name, float(table.square().mean() ** 0.5))
-    return float(growth.memory["spectral"][1])
+        return float(table.square().mean() ** 0.5)
+
+    return growth.held("spectral", name, measured)
 
 
 ENTRY: Operator = Spectral()

@@ -3,12 +3,10 @@
 Net2Net (Chen et al., 2015, arXiv:1511.05641) and LEMON (Wang et al., 2023, arXiv:2310.07999). Units
 are copied in turn, so any number of them may be new; the residual stream under a norm grows by
 whole factors only, because the norm's mean and variance must count every column equally often.
-Every weight that reads a copy has a share of its own, so the copies part in training without noise.
+Every weight that reads a copy has a share of its own, of a weight that is stored transposed every
+row, so the copies part in training without noise.
 Of q and k only q gets shares, of a tied head's two readers the norm before it.
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +15,7 @@ from xtool.axes import RESIDUAL
 from xtool.layers.initial import draw
 from xtool.seeds import derive
 from xtool.surgery.gather import axis_map, tile
-from xtool.surgery.operators import Growth, Operator, nearest
+from xtool.surgery.operators import Growth, Operator, multiplied, nearest
 
 PROMISE = "exact"
 CONDITION = (
@@ -36,41 +34,38 @@ class Split:
         if not 0 <= growth.dials["unequal"] < 1:
             return f"`unequal` is {growth.dials['unequal']}, it must be at least 0 and below 1"
         old, new = growth.old.size(RESIDUAL), growth.new.size(RESIDUAL)
-        normed = growth.old.config.get("norm", "none") != "none"
-        if new % old and normed:
+        if new % old and growth.normed:
             return (
                 f"a norm would weigh the columns of `{RESIDUAL}` {old} -> {new} unequally; "
                 f"nearest: {nearest(old, new)}"
             )
-        if new > old and growth.old.ties and not normed:
-            return "a tied head without a final norm would multiply the logits"
-        return ""
-
-    def config(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Nothing: whole copies change neither mean nor variance."""
-        return {}
+        return multiplied(growth.old, growth.new)
 
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Copies along every axis; along those that are summed over, copies get shares."""
-        axes = growth.new.axes(name)
         values = growth.gather(name, tile, start, stop) * growth.root(name)
-        groups = self._summed_rows(growth, name)
-        if groups is not None:
-            of_rows = self._shares(growth, name + " rows", groups, 1, 0, 1)[0, start:stop]
-            values *= of_rows.view(-1, *[1] * (len(axes) - 1))
-        if len(axes) > 1 and axes[1].role == "reads":
-            rows = growth.new.shape(name)[0]
-            values *= self._shares(growth, name, growth.maps(name, tile)[1], rows, start, stop)
+        rows = growth.new.shape(name)[0]
+        for place, axis in enumerate(growth.new.axes(name)):
+            groups = self._summed(growth, name, place)
+            if groups is None:
+                continue
+            if place == 0:
+                shares = self._shares(growth, name + " rows", groups, 1, 0, 1)[0, start:stop]
+                values *= shares.view(-1, *[1] * (values.ndim - 1))
+            elif axis.role == "reads":
+                values *= self._shares(growth, name, groups, rows, start, stop)
+            else:
+                values *= self._shares(growth, name + " columns", groups, 1, 0, 1)
         return values
 
-    def _summed_rows(self, growth: Growth, name: str) -> Tensor | None:
-        """The unit behind each row where rows of one unit are summed; None where none are."""
-        axis = growth.new.axes(name)[0]
+    def _summed(self, growth: Growth, name: str, place: int) -> Tensor | None:
+        """The unit behind each index of an axis where a unit's copies are summed, else None."""
+        axis = growth.new.axes(name)[place]
         tied_norm = any(name.startswith(tie.norm + ".") for tie in growth.new.ties)
         if axis.role == "reads" or tied_norm:
-            return growth.maps(name, tile)[0]
+            return growth.maps(name, tile)[place]
         product = growth.new.product(name)
-        if product is None:
+        if product is None or product[0] not in axis.factors:
             return None
         # Copies along the summed factor are of one unit, those along the others are units too.
         return axis_map(
