@@ -12,6 +12,7 @@ import torch
 from conftest import Result
 
 from xtool.archs import read_model
+from xtool.checkpoint import load, save
 from xtool.storage import Source
 from xtool.training import loop
 
@@ -146,6 +147,21 @@ def test_replicas_resume_to_the_bit(
     assert (tmp_path / "whole.st").read_bytes() == (tmp_path / "parts.st").read_bytes()
 
 
+@pytest.mark.parametrize("lost", ["model/embed.weight", "optimizer/head.weight/exp_avg", "all"])
+def test_a_state_of_replicas_that_lacks_a_tensor_is_found(
+    lost: str, data: Path, xtool: Run, tmp_path: Path
+) -> None:
+    args = ["train", data, *BASE, "--d-model", 8, "--steps", 2, "--replicas", 2, "--keep-state"]
+    assert xtool(*args, "-o", "r.st").code == 0
+    header, tensors = load(tmp_path / "r.resume.st", "resume")
+    left = {n: t for n, t in tensors.items() if n != lost and (lost != "all" or "model/" in n)}
+    assert len(left) < len(tensors)
+    save(tmp_path / "bad.resume.st", header, left)
+    assert xtool("check", "r.resume.st").code == 0
+    done = xtool("check", "bad.resume.st")
+    assert (done.code, "lacks" in done.out) == (3, True), done
+
+
 def test_what_needs_one_model_says_so(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = ["train", data, *BASE, "--d-model", 8, "--steps", 2]
     assert xtool(*args, "--replicas", 2, "--keep-state", "-o", "r.st").code == 0
@@ -171,8 +187,6 @@ def test_what_needs_one_model_says_so(data: Path, xtool: Run, tmp_path: Path) ->
 def test_every_shape_of_a_replicated_file_is_checked(
     data: Path, xtool: Run, tmp_path: Path
 ) -> None:
-    from xtool.checkpoint import load, save
-
     args = ["train", data, *BASE, "--d-model", 8, "--steps", 0, "--replicas", 2]
     assert xtool(*args, "-o", "r.st").code == 0
     header, tensors = load(tmp_path / "r.st", "model")

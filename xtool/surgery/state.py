@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xtool.archs import open_model
+from xtool.archs import empty, open_model, require_names
 from xtool.axes import REPLICAS, layout
 from xtool.checkpoint import NAMES, Reader, save_streamed
 from xtool.errors import XtoolError
@@ -101,12 +101,18 @@ def check_state(source: Source) -> None:
         CheckFailed: the digest does not match.
     """
     header = source.require_header("resume")
-    if REPLICAS in header.config:
-        Reader(source, layout(header.config), "model/")
-        return
-    old = _OldState(source, state_reader(source))
+    old = _OldState(source, state_reader(source) if header.replicas == 1 else _stacked(source))
     for name in old.shapes:
         old.slot(name)
+
+
+def _stacked(source: Source) -> Reader:
+    """A reader of the tensors of all replicas in a training state; their names are checked."""
+    config = source.require_header("resume").config
+    reader = Reader(source, layout(config), "model/")
+    one = {name: value for name, value in config.items() if name != REPLICAS}
+    require_names(empty(one), layout(one), reader)
+    return reader
 
 
 class _OldState:
