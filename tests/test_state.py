@@ -536,3 +536,18 @@ def test_a_grown_state_is_no_run_to_resume(
         assert done.code == 2, done
         assert "is both an output and another file" in done.err
     assert (tmp_path / "small-16.resume.st").read_bytes() == before
+
+
+def test_heads_of_keys_that_become_several_keep_the_function_and_copy_the_moments(
+    data: Path, xtool: Callable[..., Result]
+) -> None:
+    begin(xtool, data, "--n-heads", 4, "--n-kv-heads", 2, "--positions", "rotary")
+    done = xtool("grow", "small.resume.st", "--n-kv-heads", 4, "-o", "grown.resume.st")
+    assert done.code == 0, done.err
+    assert "their moments are copied, which is not exact" in done.err
+    old, new = (load(Path(name), "resume")[1] for name in ("small.resume.st", "grown.resume.st"))
+    name = "optimizer/blocks.0.attention.k.weight/exp_avg"
+    one, several = old[name].view(2, -1), new[name].view(4, -1)
+    assert torch.equal(several[0], several[1])  # queries 0 and 1 shared the first head
+    assert torch.allclose(several[::2] / several[::2].norm(), one / one.norm())
+    go_on(xtool, data, "grown.resume.st", "b.st")
