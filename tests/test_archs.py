@@ -18,10 +18,16 @@ from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.layers.initial import initial
 from xtool.layers.positions import frequencies, table, turned
+from xtool.training.dials import CONTEXT, REPORT, RESULT
 from xtool.training.run import FORWARD_AND_BACKWARD
 from xtool.training.setup import preset
 
 ARCHS = registry.names("archs")
+ATTENDING = [
+    arch
+    for arch in ARCHS
+    if any(row[0] == "attention" for row in registry.literal("archs", arch, "OPTIONS"))
+]
 VARIANTS = registry.names("layers/attention")
 CASES: list[dict[str, Any]] = [
     {},
@@ -55,7 +61,7 @@ def test_changing_a_later_symbol_changes_no_earlier_logit(
 
 
 @pytest.mark.parametrize("attention", VARIANTS)
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", ATTENDING)
 def test_without_the_mask_every_position_sees_every_other(arch: str, attention: str) -> None:
     _, model = built(arch=arch, attention=attention, causal=False)
     one = torch.zeros(1, 12, dtype=torch.int64)
@@ -94,7 +100,7 @@ def test_parameters_are_counted_once_and_tables_not_at_all(arch: str, case: int)
     assert count(model) == stored
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", ATTENDING)
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_flops_are_those_that_torch_counts(arch: str, case: int) -> None:
     config, model = built(arch=arch, causal=False, **CASES[case])
@@ -103,7 +109,7 @@ def test_flops_are_those_that_torch_counts(arch: str, case: int) -> None:
     assert architecture(config).flops(config) == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", ATTENDING)
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_a_training_step_costs_three_forward_passes(arch: str, case: int) -> None:
     config, model = built(arch=arch, causal=False, **CASES[case])
@@ -285,3 +291,20 @@ def test_a_file_that_lacks_a_tensor_or_has_one_too_many_is_refused(tmp_path: Pat
         XtoolError, match=r"axis `d_model`: 17 in the file, 16 in the configuration"
     ):
         read_model(tmp_path / "d.st")
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [(arch, name) for arch in ARCHS for name in registry.literal("archs", arch, "PRESETS", {})],
+)
+def test_a_preset_holds_dials_that_are_there(arch: str, name: str) -> None:
+    known = {dial.name: dial for dial in [*model_options(arch, None), CONTEXT, *RESULT, *REPORT]}
+    for dial, value in registry.literal("archs", arch, "PRESETS")[name].items():
+        assert known[dial].parse(value, name) == value
+
+
+def test_a_bigram_sees_one_symbol() -> None:
+    config, model = built(arch="bigram")
+    one = torch.randint(27, (2, 12), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model(one), model.get_parameter("table.weight")[one])
+    assert architecture(config).flops(config) == 12 * 3

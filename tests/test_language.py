@@ -207,16 +207,19 @@ def test_the_unigram_loss_is_the_entropy_of_frequencies() -> None:
     counts = torch.bincount(targets).double() + 1
     expected = -(counts / counts.sum()).log()[targets].mean()
     assert float(values["unigram"].mean()) == pytest.approx(float(expected))
+    pairs = [(0, 1), (1, 0), (0, 2), (2, 0), (0, 0), (0, 1), (1, 0), (0, 3), (3, 0), (0, 0)]
+    chance = [(pairs.count(p) + 1) / (sum(a == p[0] for a, _ in pairs) + 4) for p in pairs]
+    expected = sum(-math.log(one) for one in chance) / 10
+    assert float(values["bigram"].mean()) == pytest.approx(expected)
     assert float(values["majority"].mean()) == pytest.approx(float((targets == 0).double().mean()))
 
 
 def test_a_baseline_is_drawn_beside_its_own_metric(model: Path, xtool: Run) -> None:
     all_rows = rows.read(xtool("evaluate", model, "--format", "jsonl").out, "x")
-    for metric, baseline in (("loss", "unigram"), ("accuracy", "majority")):
+    for metric, lines in (("loss", ["unigram", "bigram"]), ("accuracy", ["majority"])):
         asked = request(all_rows, "bars", None, metric, None)
-        assert asked.baseline
-        assert asked.baseline["metric"] == baseline
-    assert not request(all_rows, "bars", None, "bits_per_char", None).baseline
+        assert [one["metric"] for one in asked.baselines] == lines
+    assert not request(all_rows, "bars", None, "bits_per_char", None).baselines
 
 
 def test_a_stopped_run_resumes_to_the_same_bytes(

@@ -59,14 +59,14 @@ def test_the_baseline_in_a_figure_is_that_of_its_split() -> None:
         return [score, rows.row(metric="majority", value=value, **common)]
 
     both = evaluated("train", 0.5) + evaluated("dev", 0.75)
-    drawn = request(both, "bars", None, None, None).baseline
+    (drawn,) = request(both, "bars", None, None, None).baselines
     assert drawn
     assert (drawn["split"], drawn["value"]) == ("dev", 0.75)
-    assert request(both, "bars", None, None, "split").baseline is None
+    assert request(both, "bars", None, None, "split").baselines == []
     seeds = evaluated("dev", 0.75, seed=0) + evaluated("dev", 0.75, seed=1)
-    assert request(seeds, "bars", None, None, None).baseline == seeds[1]
+    assert request(seeds, "bars", None, None, None).baselines == [seeds[1]]
     other = [*both, *evaluated("dev", 0.25, seed=1)]
-    assert request(other, "bars", None, None, None).baseline is None
+    assert request(other, "bars", None, None, None).baselines == []
 
 
 def test_select_keeps_what_matches_and_names_what_there_is() -> None:

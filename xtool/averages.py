@@ -9,7 +9,7 @@ from xtool.intervals import Estimate, estimate, p_value, wilson
 from xtool.rows import Row, require_column, row, short
 
 # The metric that each baseline is one of.
-BASELINES = {"majority": "accuracy", "unigram": "loss"}
+BASELINES = {"majority": "accuracy", "unigram": "loss", "bigram": "loss"}
 ALONGSIDE = ("metric", "split", "seed", "replica", "step", "epoch", "tensor", "layer")
 UNLIKE = ("arch", "task", "data", "split", "metric")
 FRACTIONS = ("accuracy", "majority")

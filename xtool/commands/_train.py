@@ -83,7 +83,8 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
         config = _saved_config(asked, saved, state_path(out))
     else:
         config = _config(asked, data.header, arch, parent)
-    dials = _training_dials(asked, saved or parent, bool(saved), defaults(data.header))
+    ready = {} if parent else preset(str(config["arch"]), asked.preset, asked.dial("d_model"))
+    dials = _training_dials(asked, saved or parent, bool(saved), ready, defaults(data.header))
     if parent and parent.kind == "resume":
         for name in ("beta1", "beta2"):
             was = parent.training.get("dials", {}).get(name, dials[name])
@@ -182,14 +183,27 @@ def _saved(out: Path, asked: Asked, notes: Notes) -> Header | None:
 
 
 def _training_dials(
-    asked: Asked, before: Header | None, resuming: bool, task: Mapping[str, Any]
+    asked: Asked,
+    before: Header | None,
+    resuming: bool,
+    ready: Mapping[str, Any],
+    task: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Every training dial; the length of a run is its own, not taken over from a checkpoint."""
+    """Every training dial; the length of a run is its own, not taken over from a checkpoint.
+
+    Args:
+        asked: the command line.
+        before: the header of the run to go on from.
+        resuming: whether it is this very run.
+        ready: the dials of a preset.
+        task: those that the task puts in place of the defaults.
+    """
     old = dict(before.training.get("dials", {})) if before else {}
     if not resuming:
         old = {k: v for k, v in old.items() if k not in (*LENGTH, "device")}
-    dials = resolve(RESULT + REPORT, [*asked.layers, ("the checkpoint", old), ("task", task)])
-    for where, values in asked.layers:
+    given = [*asked.layers, ("preset", ready)]
+    dials = resolve(RESULT + REPORT, [*given, ("the checkpoint", old), ("task", task)])
+    for where, values in given:
         said = [name for name in ("steps", "epochs") if values.get(name) is not None]
         if len(said) == 2:
             raise UsageError(f"`--steps` and `--epochs` exclude each other in {where}")

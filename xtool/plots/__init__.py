@@ -19,14 +19,14 @@ class Request:
         x: the column along the horizontal axis.
         y: the metric.
         by: the column that tells series apart; None for one series.
-        baseline: a row of a baseline for the same split, such as `majority`; None draws no line.
+        baselines: a row for each baseline of the same split, such as `majority`, drawn as a line.
     """
 
     rows: Sequence[Row]
     x: str
     y: str
     by: str | None
-    baseline: Row | None = None
+    baselines: Sequence[Row] = ()
 
 
 class Plot(Protocol):

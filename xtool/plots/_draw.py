@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from html import escape
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +68,17 @@ def request(
         chosen = [one for one in chosen if one["split"] == "dev"]
     if registry.literal("plots", kind, "LAST", False) and x not in ("step", "epoch"):
         chosen = last(chosen)
-    return Request(chosen, x, y, by, _baseline(rows, chosen, y))
+    return Request(chosen, x, y, by, _baselines(rows, chosen, y))
 
 
-def _baseline(rows: Sequence[Row], chosen: Sequence[Row], y: str) -> Row | None:
-    """The baseline of a metric on the splits that are drawn, if it is one and the same number."""
+def _baselines(rows: Sequence[Row], chosen: Sequence[Row], y: str) -> list[Row]:
+    """The baselines of a metric on the splits that are drawn, each if it is one number."""
     splits = {one.get("split") for one in chosen}
-    found = [r for r in rows if BASELINES.get(r["metric"]) == y and r.get("split") in splits]
-    return found[0] if len({one["value"] for one in found}) == 1 else None
+    found: dict[str, dict[float, Row]] = {}
+    for one in rows:
+        if BASELINES.get(one["metric"]) == y and one.get("split") in splits:
+            found.setdefault(one["metric"], {}).setdefault(one["value"], one)
+    return [next(iter(values.values())) for values in found.values() if len(values) == 1]
 
 
 def last(rows: Sequence[Row]) -> list[Row]:
@@ -103,12 +107,12 @@ def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
         axes = figure.subplots()
         axes.set_ylabel(_y_label(asked))
         plot(axes, asked)
-        if one := asked.baseline:
-            axes.axhline(one["value"], color="0.4", linestyle=":", label=one["metric"])
+        for one, line in zip(asked.baselines, cycle((":", "-.", "--"))):
+            axes.axhline(one["value"], color="0.4", linestyle=line, label=one["metric"])
         if title:
             (figure.suptitle if len(figure.axes) > 1 else axes.set_title)(printable(title))
         handles, labels = axes.get_legend_handles_labels()
-        if labels and (len(labels) > 1 or asked.baseline):
+        if labels and (len(labels) > 1 or asked.baselines):
             figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=4)
         try:
             picture = _bytes(figure, form, title or f"{asked.y} by {asked.x}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from xtool.corpora import Text
@@ -30,6 +30,7 @@ OPTIONS = [
 CORPUS = "builtin"
 DEFAULTS = {"context": 64}
 ROWS = 4096
+PAIRED = 1024  # symbols, of which pairs are counted
 
 
 class Language(SymbolScores):
@@ -98,16 +99,29 @@ class Language(SymbolScores):
         """What the frequencies of tokens in the training split give.
 
         `majority` is the accuracy of always saying the commonest, `unigram` the loss of their
-        frequencies, with one added to each count so that none is 0.
+        frequencies, `bigram` that of the frequencies after each token, where there are not too many
+        pairs to count; with one added to each count so that none is 0.
         """
-        size = 1 + max(int(train.targets.max()), int(split.targets.max()))
-        counts = train.targets.flatten().bincount(minlength=size)  # (V,)
-        loss = -torch.log((counts + 1).double() / (counts + 1).sum())  # (V,)
-        rows = torch.split(split.targets, ROWS)
-        return {
-            "majority": torch.cat([(part == counts.argmax()).double().mean(1) for part in rows]),
-            "unigram": torch.cat([loss[part.long()].mean(1) for part in rows]),
+        splits = (train.targets, split.targets)
+        size = 1 + max(int(each.max()) for each in splits)
+        counts = _pairs(train, size) if size <= PAIRED else None  # (V, V)
+        ones = train.targets.flatten().bincount(minlength=size) if counts is None else counts.sum(0)
+        loss = -torch.log((ones + 1).double() / (ones + 1).sum())  # (V,)
+        targets = torch.split(split.targets, ROWS)
+        found = {
+            "majority": torch.cat([(part == ones.argmax()).double().mean(1) for part in targets]),
+            "unigram": torch.cat([loss[part.long()].mean(1) for part in targets]),
         }
+        if counts is not None:
+            pairs = -torch.log((counts + 1).double() / (counts + 1).sum(1, keepdim=True))  # (V, V)
+            inputs = torch.split(split.inputs, ROWS)
+            found["bigram"] = torch.cat(
+                [
+                    pairs[before.long(), after.long()].mean(1)
+                    for before, after in zip(inputs, targets, strict=True)
+                ]
+            )
+        return found
 
     def show(
         self, header: Header, inputs: Tensor, targets: Tensor, predictions: Tensor | None
@@ -140,6 +154,15 @@ def _cut(text: str, dev_fraction: float, test_fraction: float) -> dict[str, str]
     dev = test - round(len(text) * dev_fraction)
     parts = {"train": text[:dev], "dev": text[dev:test]}
     return parts | {"test": text[test:]} if test_fraction else parts
+
+
+def _pairs(split: Split, size: int) -> Int64[Tensor, "{size} {size}"]:
+    """How often each token follows each other in a split's windows."""
+    counts = torch.zeros(size * size, dtype=torch.int64)
+    parts = zip(torch.split(split.inputs, ROWS), torch.split(split.targets, ROWS), strict=True)
+    for before, after in parts:
+        counts += (before.long() * size + after).flatten().bincount(minlength=size * size)
+    return counts.view(size, size)
 
 
 def _visible(text: str) -> str:
