@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 import torch
 from conftest import TEXT, Result, make_model
 
-from xtool import registry
+from xtool import registry, writing
 from xtool.archs import read_model
 from xtool.checkpoint import load, save
 from xtool.cli import COMMANDS
@@ -636,3 +637,22 @@ def test_the_growth_experiment_runs(tmp_path: Path) -> None:
         assert f"## {study}" in table
         for kind in ("epochs", "flops", "by-epoch", "by-flops", "loss-by-epoch"):
             assert (tmp_path / "out" / f"{study}-{kind}.png").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_file_is_written_is_one_line_and_leaves_nothing(
+    number: signal.Signals,
+    tmp_path: Path,
+    xtool: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_model(tmp_path / "a.st")
+
+    def stopped(file: object, pieces: object) -> str:
+        signal.raise_signal(number)
+        return ""
+
+    monkeypatch.setattr(writing, "_stream", stopped)
+    done = xtool("grow", "a.st", "--to", 32, "-o", "grown.st")
+    assert (done.code, done.err) == (130, "error: interrupted\n"), done
+    assert [path.name for path in tmp_path.iterdir()] == ["a.st"]

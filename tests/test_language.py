@@ -511,3 +511,31 @@ def test_new_text_is_prepared_with_a_models_own_tokenizer(
         assert refused.code in (1, 2), refused.err
         assert reason in refused.err
         assert not Path("no.st").exists()
+
+
+def test_damaged_merges_are_named_by_their_file(
+    book: Path, xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepare(tmp_path / "b.st", tokenizer="bpe", vocab_size=300)
+    header, tensors = load(tmp_path / "b.st", "data")
+    for name, change in (
+        ("k1.st", {"merges": header.tokenizer["merges"][::-1]}),
+        ("k2.st", {"name": "nope"}),
+    ):
+        other = header.model_copy(update={"tokenizer": header.tokenizer | change})
+        save(tmp_path / name, other, tensors)
+        checked = xtool("check", name)
+        assert (checked.code, checked.out.startswith(f"bad  {name}: ")) == (3, True), checked
+        for command in (
+            ["prepare", "language", "text.txt", "--tokenizer-from", name, "-o", "p.st"],
+            ["train", name, *TINY, "--steps", 1, "-o", "m.st"],
+        ):
+            done = xtool(*command)
+            assert (done.code, done.err.startswith(f"error: {name}: ")) == (1, True), done
+
+
+def test_a_word_without_an_end_is_cut() -> None:
+    text = "x" * 100_000 + " " * 50_000
+    ours = fit("bpe", {"train": text}, 300)
+    assert ours.decode(ours.encode(text)) == text

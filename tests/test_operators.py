@@ -732,3 +732,28 @@ def test_a_model_of_another_shape_than_its_header_is_refused(tmp_path: Path) -> 
     build(config)
     with pytest.raises(XtoolError, match="the model's configuration"):
         build(config | {"n_heads": 3, "d_head": None})
+
+
+@pytest.mark.parametrize("heads", [3, 8])
+def test_heads_of_keys_that_do_not_divide_those_of_queries_are_refused(
+    heads: int, tmp_path: Path
+) -> None:
+    make_model(tmp_path / "a.st", n_heads=4, n_kv_heads=1)
+    with pytest.raises(UsageError, match=r"`n_heads` \(4\) must be divisible by `n_kv_heads`"):
+        grow_to(tmp_path / "a.st", tmp_path / "b.st", "auto", n_kv_heads=heads)
+
+
+def test_one_reason_of_all_exact_operators_is_given_once(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st", positions="sinusoidal")
+    with pytest.raises(UsageError) as found:
+        grow_to(tmp_path / "a.st", tmp_path / "b.st", "auto", d_model=32, context=20)
+    assert found.value.message.startswith("`context` grows with a fixed table")
+    assert found.value.hint.startswith("grow `--context` first")
+
+
+def test_passthrough_without_slices_says_so_whatever_was_asked(tmp_path: Path) -> None:
+    make_model(tmp_path / "a.st")
+    with pytest.raises(UsageError, match="no slices were given"):
+        grow_to(
+            tmp_path / "a.st", tmp_path / "b.st", "passthrough", dials={"slices": None}, n_layers=4
+        )

@@ -211,7 +211,7 @@ CONTROLS = [("scratch", 2.0, 2.1), ("untrained", 3.0, 3.1)]
             "pad",
             ["pad wins: .* others, but scratch did not finish"],
         ),
-        ([("pad", 0.1, 0.11), *CONTROLS], "pad", ["pad wins: .* others$"]),
+        ([("pad", 0.1, 0.11), *CONTROLS], "pad", ["pad wins: .* of all others$"]),
         ([("pad", 0.1, 0.2), ("clone", 0.1, 0.3)], "pad", ["no winner beyond noise: .* clone"]),
         (
             [("scratch", 0.1, 0.11), ("clone", 0.5, 0.51), ("pad", 0.9, 0.91)],

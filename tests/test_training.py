@@ -18,6 +18,7 @@ from conftest import Result
 from xtool import rows
 from xtool.archs import read_model
 from xtool.checkpoint import load, save
+from xtool.errors import XtoolError
 from xtool.training import loop
 from xtool.training.journal import Journal
 from xtool.training.optimizers import lr_factor
@@ -459,3 +460,34 @@ def test_a_run_that_diverges_at_once_is_one_line(
     assert done.code == 1
     assert "lower `--lr`" in done.err
     assert not (tmp_path / "m.st").exists()
+
+
+def test_resuming_a_finished_run_leaves_its_state(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = ["train", data, *TINY, "--steps", 3, "-o", "m.st"]
+    assert xtool(*args, "--keep-state").code == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("m.*st")}
+    assert len(before) == 2
+    assert xtool(*args, "--resume").code == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("m.*st")} == before
+
+
+def test_a_parents_rows_are_not_replaced_through_a_link(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert xtool("train", data, *TINY, "--steps", 1, "-o", "m.st").code == 0
+    (tmp_path / "n.rows.jsonl").symlink_to("m.rows.jsonl")
+    done = xtool("train", data, "--from", "m.st", "--steps", 1, "-o", "n.st", "--force")
+    assert (done.code, "is both an output" in done.err) == (2, True), done
+
+
+def test_a_full_disk_under_the_rows_is_named(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "m.rows.jsonl", None)
+    mine = journal._file
+    with open("/dev/full", "r+b", buffering=0) as full:
+        journal._file = full  # type: ignore[assignment]
+        with pytest.raises(XtoolError, match=r"m\.rows\.jsonl: no space left"):
+            journal.write([rows.row(metric="loss", value=1.0, step=1)])
+    journal._file = mine
+    journal.close()

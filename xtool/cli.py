@@ -1,6 +1,7 @@
 """The command line: registers commands; turns errors into one line, a hint and an exit code."""
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from xtool.commands._help import GroupedCommand
 from xtool.errors import XtoolError
 
 COMMANDS = ("prepare", "train", "grow", "slice", "evaluate", "plot", "sample", "inspect", "check")
+INTERRUPTED = 130
 EPILOG = "Every dial can also be set as XTOOL_DIAL, such as XTOOL_LR, or in a --config file."
 
 
@@ -69,6 +71,8 @@ def fail(message: str, hint: str, code: int) -> NoReturn:
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     warnings.showwarning = _warn
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as Ctrl-C
     _open_streams()
     if not words():
         sys.argv.append("--help")
@@ -81,7 +85,7 @@ def main() -> NoReturn:
     except typer.TyperException as error:
         _usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        fail("interrupted", "", 130)
+        code = INTERRUPTED
     except BrokenPipeError:
         _drop_output()
         sys.exit(1)
@@ -93,6 +97,8 @@ def main() -> NoReturn:
         fail("out of memory", "a smaller model, batch or corpus needs less", 1)
     except Exception as error:
         _explain(error)
+    if code == INTERRUPTED:
+        fail("interrupted", "", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -74,7 +74,8 @@ class Option:
         if not fits or (isinstance(value, bool) and self.type != "bool"):
             raise UsageError(f"{where}: `{self.name}` must be {self.type}, not {value!r}")
         if self.type in LARGEST and not abs(value) <= LARGEST[self.type]:
-            raise UsageError(f"{where}: `{self.name}` must be finite, not {str(value)[:20]}")
+            most = f"{LARGEST[self.type]:g}"
+            raise UsageError(f"{where}: `{self.name}` must be at most {most}, not {value:.6g}")
         return float(value) if self.type == "float" else value
 
 

@@ -4,13 +4,15 @@
     └── XtoolError          exit 1: the work failed
         ├── UsageError      exit 2: the command line asks for something that does not exist
         ├── CheckFailed     exit 3: a promise did not hold (bad file in `check`, inexact growth)
+        ├── Diverged        exit 1: a loss, score or weight is no number
         └── Interrupted     exit 130: stopped by the user, with the work saved
 
 Foreign exceptions are translated where the file is read; whatever else reaches the top is a fault
 of xtool, which says so (`XTOOL_DEBUG=1` shows the traceback), or of a user's own file.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -50,6 +52,22 @@ class Interrupted(XtoolError):
     """The user stopped the run; what was done is saved."""
 
     exit_code = 130
+
+
+@contextmanager
+def located(where: object) -> Iterator[None]:
+    """Put a file's name before the message of an error in the block, as what is wrong is in it.
+
+    Raises:
+        XtoolError: in place of one without the name, or of a UsageError: nobody typed it.
+    """
+    try:
+        yield
+    except XtoolError as error:
+        if str(where) in error.message and not isinstance(error, UsageError):
+            raise
+        kind = XtoolError if isinstance(error, UsageError) else type(error)
+        raise kind(f"{where}: {error.message}", error.hint) from error
 
 
 def from_os(where: object, error: OSError | ValueError) -> XtoolError:

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ def open_regular(path: Path, hint: str) -> int:
         os.close(fd)
         raise XtoolError(f"{path}: not a regular file", hint)
     return fd
+
+
+def require_files(paths: Iterable[Path], hint: str) -> None:
+    """Fail at once where `open_regular` would fail later, after slow imports.
+
+    Raises:
+        XtoolError: see `open_regular`.
+    """
+    for path in paths:
+        os.close(open_regular(path, hint))
 
 
 def read_bytes(path: Path, hint: str) -> bytes:

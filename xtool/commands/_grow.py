@@ -1,6 +1,6 @@
 """What `grow` does with the models it was given: each is grown, and proved on the written file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from xtool.atomic import require_apart, require_writable
 from xtool.checkpoint import Reader, model_reader
 from xtool.commands._resize import target
 from xtool.commands._ui import Notes, write_stdout
+from xtool.config import options
 from xtool.errors import UsageError
 from xtool.storage import Source
 from xtool.surgery.grow import Proving, grow
@@ -20,11 +21,12 @@ from xtool.tasks import open_data
 
 @dataclass(frozen=True)
 class Asked:
-    """The command line of `grow`; `dials` are the operator's."""
+    """The command line of `grow`; `dials` are the operator's, `said` those that somebody set."""
 
     changes: Mapping[str, int]
     method: str
     dials: Mapping[str, Any]
+    said: Set[str]
     seed: int
     proof: bool
     tol: float | None
@@ -89,6 +91,10 @@ def _grow(path: Path, asked: Asked, proving: Proving, notes: Notes) -> None:
     chosen, found, digest = grow_one(path, place, asked.plan, proving)
     kind = "exact" if chosen.exact else "approximate: the function has changed"
     notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}")
+    own = {dial.name for dial in options("surgery/operators", chosen.method)}
+    for name in asked.said - own:
+        flag = f"--{name.replace('_', '-')}"
+        notes.say(f"`{flag}` did nothing: `{chosen.method}`, which `auto` took, has no such dial")
     notes.say(f"{chosen.method} ({kind}): {found or 'not proved, as asked'}")
     for note in notes_on(chosen, header) if whole else ():
         notes.say(note)

@@ -1,8 +1,6 @@
 """What `grow --race` does: the race, its table, and the best operator's grown file."""
 
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,8 +73,7 @@ def run_race(asked: Race, notes: Notes) -> None:
     if asked.dry_run:
         notes.say(f"contestants: {', '.join(able)}, and an untrained control")
         return
-    with _terminable():
-        results, failed = race.race(_terms(asked, data, dials), able, notes.say)
+    results, failed = race.race(_terms(asked, data, dials), able, notes.say)
     for name, reason in failed.items():
         notes.say(f"{name} did not finish: {reason}")
     best, lines = race.verdict(results)
@@ -137,13 +134,3 @@ def _terms(asked: Race, data_path: Path, dials: Mapping[str, Mapping[str, Any]])
     training = resolve(RESULT + REPORT, layers) | {"epochs": None}
     seeds = range(asked.seed, asked.seed + own["race_seeds"])
     return Terms(asked.small, asked.changes, dials, data, training, own["race_flops"], seeds)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that temporary folders are removed."""
-    old = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)

@@ -75,7 +75,8 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
     out = asked.out or _default_out(asked, data_path, arch)
     written = [*outputs(out), *([asked.save_config] if asked.save_config else [])]
     own = registry.admitted().values()
-    require_apart(written, [data_path, asked.parent, asked.config_file, *own])
+    rows = [rows_path(asked.parent)] if asked.parent else []
+    require_apart(written, [data_path, asked.parent, *rows, asked.config_file, *own])
     saved = _saved(out, asked, notes)
     if saved is None and not asked.force:
         require_writable(out)

@@ -9,7 +9,7 @@ import typer
 
 from xtool import registry
 from xtool.errors import UsageError, XtoolError, from_os, printable, unknown
-from xtool.inputs import MAX_BYTES, decode
+from xtool.inputs import MAX_BYTES, decode, require_files
 from xtool.rows import FORMATS
 
 INPUT, MODEL, OUTPUT = "Input", "Model", "Output"
@@ -105,13 +105,24 @@ def paths(given: Iterable[Path]) -> list[Path]:
     return out
 
 
+def files(given: Iterable[Path]) -> list[Path]:
+    """As `paths`, after a look that all are there, which comes before slow imports.
+
+    Raises:
+        XtoolError: see `paths`; or a path is no readable file.
+    """
+    found = paths(given)
+    require_files(found, "give the path of a file")
+    return found
+
+
 def one_path(given: Path) -> Path:
-    """As `paths`, for a place where exactly one file goes.
+    """As `files`, for a place where exactly one goes.
 
     Raises:
         XtoolError: standard input held several.
     """
-    found = paths([given])
+    found = files([given])
     if len(found) != 1:
         raise XtoolError(f"standard input holds {len(found)} paths, exactly one is needed")
     return found[0]

@@ -17,12 +17,14 @@ def check(
 
     A verdict for each goes to standard output; exit code 3 if one is bad.
     """
-    from xtool.errors import XtoolError
+    from xtool.errors import XtoolError, located
 
     bad = 0
     for path in paths(file):
         try:
-            write_stdout(f"ok   {path}: {verdict(path)}\n")
+            with located(path):
+                found = verdict(path)
+            write_stdout(f"ok   {path}: {found}\n")
         except XtoolError as error:
             bad += 1
             write_stdout(f"bad  {error.message}\n")

@@ -16,7 +16,7 @@ from xtool.commands._ui import (
     Quiet,
     Verbose,
     chosen_format,
-    paths,
+    files,
     write_stdout,
 )
 from xtool.rows import FORMATS
@@ -90,6 +90,8 @@ def evaluate(
     verbose: Verbose = False,
 ) -> None:
     """Score models on whole splits; average rows."""
+    notes = Notes(quiet, verbose)
+    found = files(model)
     from xtool import averages
     from xtool import rows as tables
     from xtool.errors import UsageError
@@ -97,9 +99,7 @@ def evaluate(
     from xtool.inputs import decode, read_bytes
     from xtool.training.setup import device_of, threads_of
 
-    notes = Notes(quiet, verbose)
     shape = chosen_format(form)
-    found = paths(model)
     if label and len(label) != len(found):
         raise UsageError(f"{len(label)} labels for {len(found)} models", "one `--label` for each")
     threads_of(threads)

@@ -20,7 +20,7 @@ from xtool.commands._ui import (
     Own,
     Quiet,
     Verbose,
-    paths,
+    files,
 )
 from xtool.config import Option, options, resolve
 from xtool.rows import FORMATS
@@ -114,9 +114,6 @@ def grow(
 
     Their paths go to standard output, the proof to standard error.
     """
-    from xtool.commands._grow import Asked, grow_each
-    from xtool.errors import UsageError
-
     notes = Notes(quiet, verbose)
     if method != "auto":
         method = entry("surgery/operators", method)
@@ -128,7 +125,10 @@ def grow(
     seed = resolve(SEED, layers)["seed"]
     values = resolve(operator, layers)
     wanted = changes(resolve(OPTIONS, layers), enough=values != resolve(operator, []))
-    models = paths(model)
+    models = files(model)
+    from xtool.commands._grow import Asked, grow_each
+    from xtool.errors import UsageError
+
     if race:
         if method != "auto" or len(models) > 1:
             raise UsageError("`--race` takes one model, and every operator instead of `--method`")
@@ -139,5 +139,11 @@ def grow(
         return
     if form or any(word.startswith("--race-") for word in words()):
         raise UsageError("`--format` and `--race-...` are for `--race`")
-    asked = Asked(wanted, method, values, seed, proof, tol, data, out, force, dry_run, config_file)
-    grow_each(models, asked, notes)
+    set_by = {dial.name for dial in operator for _, v in layers if v.get(dial.name) is not None}
+    grow_each(
+        models,
+        Asked(
+            wanted, method, values, set_by, seed, proof, tol, data, out, force, dry_run, config_file
+        ),
+        notes,
+    )

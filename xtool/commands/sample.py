@@ -25,6 +25,7 @@ def sample(
 
     The wrong ones are marked.
     """
+    place = one_path(model)
     import torch
 
     from xtool.archs import read_model
@@ -33,7 +34,6 @@ def sample(
     from xtool.seeds import derive
     from xtool.tasks import fitted, open_data, task_of
 
-    place = one_path(model)
     header, _, built = read_model(place)
     found = open_data(data or find_data(header, [place.parent, Path.cwd()]))
     found = fitted(found, header, "the data")

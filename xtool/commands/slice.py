@@ -16,7 +16,7 @@ from xtool.commands._ui import (
     Own,
     Quiet,
     Verbose,
-    paths,
+    files,
     write_stdout,
 )
 from xtool.config import Option, resolve
@@ -48,14 +48,14 @@ def slice_(
 
     Their paths go to standard output.
     """
+    notes = Notes(quiet, verbose)
+    said = dials | {"d_model": d_model, "vocab_size": vocab_size}
+    wanted = changes(resolve(OPTIONS, [(SAID, said)]), enough=replica is not None)
+    found = files(model)
     from xtool.atomic import require_apart, require_writable
     from xtool.errors import UsageError
     from xtool.surgery.slice import slice_model
 
-    notes = Notes(quiet, verbose)
-    said = dials | {"d_model": d_model, "vocab_size": vocab_size}
-    wanted = changes(resolve(OPTIONS, [(SAID, said)]), enough=replica is not None)
-    found = paths(model)
     if out and len(found) > 1:
         raise UsageError(f"`-o` names one file, {len(found)} models were given")
     names = wanted if replica is None else {**wanted, "replica": replica}

@@ -23,6 +23,7 @@ from xtool.commands._ui import (
     write_stdout,
 )
 from xtool.config import Option, model_options, resolve, run_file_text
+from xtool.inputs import require_files
 from xtool.training.dials import CONTEXT, REPORT, RESULT
 
 CHOICE = [Option("arch", "text", "gpt", ""), Option("preset", "text", None, "")]
@@ -117,12 +118,14 @@ def train(
 
     Its path goes to standard output, its rows to NAME.rows.jsonl.
     """
+    notes = Notes(quiet, verbose)
+    parent = one_path(parent) if parent else None
+    require_files([data] if data else [], "give a data file of `xtool prepare`")
     from xtool.atomic import replacing, require_writable
     from xtool.commands._progress import ProgressBar
     from xtool.commands._train import Asked, outputs, plan_run
     from xtool.training.loop import train as train_run
 
-    notes = Notes(quiet, verbose)
     named = arch or peek_run_file("train").get("arch")
     if isinstance(named, str):
         entry("archs", named)  # else the file's own dials would be called unknown
@@ -136,7 +139,7 @@ def train(
             given["attention"] = entry("layers/attention", given["attention"])
     asked = Asked(
         data=data,
-        parent=one_path(parent) if parent else None,
+        parent=parent,
         arch=chosen["arch"] if arch or from_file.get("arch") else None,
         preset=chosen["preset"],
         layers=[(SAID, dials), (str(config_file), from_file)],

@@ -151,13 +151,16 @@ def plan(
         raise UsageError("nothing to grow: every size is already as asked", "give a larger `--to`")
     if method != "auto":
         return _plan_one(reader, changes, method, dials, seed, layers)
-    reasons = []
+    reasons = {}
     for name in AUTO:
         try:
             return _plan_one(reader, changes, name, dials, seed, [])
         except UsageError as error:
-            reasons.append(f"{name}: {error.message}")
-    raise UsageError("no exact operator fits: " + "; ".join(reasons), "choose one with `--method`")
+            reasons[name] = error
+    if len({error.message for error in reasons.values()}) == 1:
+        raise reasons[AUTO[0]]
+    said = "; ".join(f"{name}: {error.message}" for name, error in reasons.items())
+    raise UsageError(f"no exact operator fits: {said}", "choose one with `--method`")
 
 
 def _own(method: str, dials: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,10 @@ class Proof:
         if self.exact:
             text += f" (at most {self.tolerance:.2g})"
         if self.losses:
-            text += f"; loss {self.losses[0]:.4f} before, {self.losses[1]:.4f} after"
+            text += (
+                f"; loss of the first examples {self.losses[0]:.4f} before, "
+                f"{self.losses[1]:.4f} after"
+            )
         return text
 
 

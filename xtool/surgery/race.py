@@ -33,6 +33,7 @@ from xtool.training.setup import set_up
 FRESH = "random"
 SCRATCH, UNTRAINED = "scratch", "untrained"
 NEVER = 10**15  # steps
+CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,8 @@ def race(
         enter(SCRATCH if method == FRESH else method, method)
     grown = [one.method for one in ranked(results) if not one.control]
     if not grown:
-        raise XtoolError("no operator finished the race: " + "; ".join(failed.values()))
+        reasons = "; ".join(dict.fromkeys(failed.values()))
+        raise XtoolError(f"no operator finished the race: {reasons}", "lower `--lr`")
     enter(UNTRAINED, next((one for one in grown if promise(one) == "exact"), grown[0]))
     return ranked(results), failed
 
@@ -238,7 +240,6 @@ def race_rows(results: Sequence[Result]) -> list[Row]:
     out = []
     for place, one in enumerate(results, 1):
         last, loss = one.rows[0], one.loss
-        pairs = [a - b for a, b in zip(one.losses, results[0].losses, strict=True)]
         columns = {name: last[name] for name in KEPT}
         if one.control:
             columns["lineage_flops"] = last["flops"]
@@ -253,7 +254,7 @@ def race_rows(results: Sequence[Result]) -> list[Row]:
                 method=one.method,
                 promise=promise(one.method),
                 start=fmean(one.starts),
-                p_value=p_value(pairs) if place > 1 else None,
+                p_value=_chance(one, results[0]) if place > 1 else None,
                 **numbers,
                 **columns,
             )
@@ -268,21 +269,21 @@ def verdict(results: Sequence[Result]) -> tuple[Result, list[str]]:
     ahead = [one.label for one in results[: results.index(best)]]
     if ahead:
         lines.append(f"{' and '.join(ahead)} did better than every operator")
-    level = [one.label for one in results if one is not best and _overlap(one.loss, best.loss)]
+    level = [one.label for one in results if one is not best and _chance(one, best) >= CHANCE]
     if level:
         lines.append(
-            f"no winner beyond noise: the interval of {best.label} overlaps {', '.join(level)}"
+            f"no winner beyond noise: {best.label} is not told apart from {', '.join(level)} "
+            f"(paired over seeds, p >= {CHANCE})"
         )
     elif not ahead:
         missing = sorted({SCRATCH, UNTRAINED} - {one.label for one in results})
         but = f", but {' and '.join(missing)} did not finish" if missing else ""
-        lines.append(f"{best.label} wins: its interval is below all others{but}")
+        lines.append(
+            f"{best.label} wins: paired over seeds it is ahead (p < {CHANCE}) of all others{but}"
+        )
     return best, lines
 
 
-def _overlap(one: Estimate, other: Estimate) -> bool:
-    assert one.low is not None
-    assert one.high is not None
-    assert other.low is not None
-    assert other.high is not None
-    return one.low <= other.high and other.low <= one.high
+def _chance(one: Result, other: Result) -> float:
+    """The p-value of the paired difference of two contestants over seeds."""
+    return p_value([a - b for a, b in zip(one.losses, other.losses, strict=True)])

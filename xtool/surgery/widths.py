@@ -39,6 +39,13 @@ def resized(
         groups = Fraction(new["n_heads"], config["n_heads"]) * config["n_kv_heads"]
         if groups.denominator == 1:
             new["n_kv_heads"] = int(groups)
+    if new.get("n_kv_heads") and new["n_heads"] % new["n_kv_heads"]:
+        heads = new["n_heads"]
+        fits = [str(n) for n in range(1, heads + 1) if heads % n == 0]
+        raise UsageError(
+            f"`n_heads` ({heads}) must be divisible by `n_kv_heads` ({new['n_kv_heads']})",
+            f"`--n-kv-heads` of {', '.join(fits[-6:])}, or other `--n-heads` with it",
+        )
     if "vocab_size" in changes and config["n_outputs"] == config["vocab_size"]:
         new["n_outputs"] = changes["vocab_size"]
     if "d_head" in changes and "d_value" not in changes and "d_value" in config and free:

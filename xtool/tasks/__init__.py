@@ -11,7 +11,7 @@ from torch import Tensor
 from xtool import registry
 from xtool.corpora import Text, read_corpus, read_lines
 from xtool.dataset import Dataset, Split, read_dataset, write_dataset
-from xtool.errors import UsageError, XtoolError
+from xtool.errors import UsageError, XtoolError, located
 from xtool.header import Header
 from xtool.lineage import step
 from xtool.storage import Source
@@ -127,7 +127,8 @@ def open_data(path: Path) -> Dataset:
         CheckFailed: its digest does not match.
     """
     data = read_dataset(path)
-    shape = task_of(data.header, str(path)).shape(data.header)
+    with located(path):
+        shape = task_of(data.header, str(path)).shape(data.header)
     for name, split in data.splits.items():
         if isinstance(split, Tensor) != (shape.context is None):
             kind = "running text" if shape.context is None else "examples"
@@ -234,4 +235,6 @@ def _tokenizer_of(path: Path) -> tuple[Tokenizer, str]:
     """The tokenizer of a file, and the file's digest."""
     with Source(path) as source:
         header = source.require_header("model", "data", "resume")
-        return restore(header.tokenizer), source.verify()
+        digest = source.verify()
+        with located(path):
+            return restore(header.tokenizer), digest

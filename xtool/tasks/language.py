@@ -52,9 +52,12 @@ class Language(SymbolScores):
         parts = _cut(text.text, dials["dev_fraction"], dials["test_fraction"])
         if tokenizer is None:
             tokenizer = fit(dials["tokenizer"] or "char", parts, dials["vocab_size"])
-        elif dials["tokenizer"] or dials["vocab_size"]:
+        elif dials["tokenizer"] is not None or dials["vocab_size"] is not None:
             raise UsageError("`--tokenizer-from` brings the tokenizer; leave the other dials out")
-        tokens = {name: tokenizer.encode(part) for name, part in parts.items()}
+        try:
+            tokens = {name: tokenizer.encode(part) for name, part in parts.items()}
+        except XtoolError as error:
+            raise _unknown(text, tokenizer, error) from error
         for name, stream in tokens.items():
             if len(stream) < 2:
                 raise XtoolError(
@@ -141,6 +144,18 @@ class Language(SymbolScores):
                 marks = "".join(" ^"[int(w)] * len(p) for p, w in zip(said, wrong, strict=True))
                 lines += [f"model   {''.join(said)}", f"        {marks}".rstrip()]
         return lines
+
+
+def _unknown(text: Text, tokenizer: Tokenizer, error: XtoolError) -> XtoolError:
+    """The error of a text that a tokenizer does not know, with the place in the whole text."""
+    try:
+        tokenizer.encode(text.text)
+    except XtoolError as whole:
+        error = whole
+    return XtoolError(
+        f"{text.name}: {error.message}",
+        "remove what the model has not seen, or train one of bytes or byte pairs, which know all",
+    )
 
 
 def _cut(text: str, dev_fraction: float, test_fraction: float) -> dict[str, str]:

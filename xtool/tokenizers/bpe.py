@@ -25,6 +25,8 @@ BYTES, DEFAULT, MOST = 256, 512, 1 << 16
 CHUNK = 1 << 20  # characters
 # Before a blank behind a letter a word always ends, so what follows can be encoded by itself.
 CUT = re.compile(r"(?<=[A-Za-z])[ \n]")
+# No word of a language is so long: it is cut, since merging takes the square of its length.
+LONG = re.compile(r"\S{1024}(?=\S)|\s{1024}(?=\s)")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class BpeTokenizer:
     """The merges in the order they were learnt, each two symbols with a blank between them."""
 
     merges: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert self._pairs is not None  # which raises XtoolError where they are damaged
 
     @cached_property
     def _pairs(self) -> list[tuple[str, str]]:
@@ -88,11 +93,12 @@ def _byte_symbols() -> list[str]:
 def _chunks(text: str) -> Iterator[str]:
     """A text in parts that can be encoded by themselves."""
     start = 0
-    while start < len(text):
-        found = CUT.search(text, start + CHUNK)
-        stop = found.start() if found else len(text)
-        yield text[start:stop]
-        start = stop
+    for end in [*(found.end() for found in LONG.finditer(text)), len(text)]:
+        while start < end:
+            found = CUT.search(text, start + CHUNK, end)
+            stop = found.start() if found else end
+            yield text[start:stop]
+            start = stop
 
 
 class _Kind:

@@ -43,9 +43,9 @@ class CharTokenizer:
         if unknown := set(text) - set(self.alphabet):
             at, alphabet = min(map(text.index, unknown)), self.alphabet
             known = repr(alphabet) if len(alphabet) < 100 else f"of {len(alphabet)} characters"
-            raise XtoolError(
-                f"character {text[at]!r} (column {at + 1}) is not in the alphabet {known}"
-            )
+            line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+            place = f"line {line}, column {column}" if line > 1 else f"column {column}"
+            raise XtoolError(f"character {text[at]!r} ({place}) is not in the alphabet {known}")
         places = torch.zeros(1 + max(map(ord, self.alphabet)), dtype=symbol_type(self.size))
         places[_codes(self.alphabet).long()] = torch.arange(self.size).to(places.dtype)
         parts = [text[at : at + CHUNK] for at in range(0, len(text), CHUNK)]

@@ -65,9 +65,16 @@ class Journal:
         return max((float(one.get("seconds") or 0) for one in self.kept), default=0.0)
 
     def write(self, rows: list[Row]) -> None:
-        """Append rows; a kill takes none of them, `sync` makes them outlast a power cut."""
-        self._file.write(to_jsonl(rows).encode())
-        self._file.flush()
+        """Append rows; a kill takes none of them, `sync` makes them outlast a power cut.
+
+        Raises:
+            XtoolError: the disk is full.
+        """
+        try:
+            self._file.write(to_jsonl(rows).encode())
+            self._file.flush()
+        except OSError as error:
+            raise from_os(self.path, error) from error
 
     def sync(self) -> None:
         """Make the rows durable."""

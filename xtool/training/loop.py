@@ -57,6 +57,8 @@ class _Loop:
         slots = load_state(run, self.state_path) if resume else run.slots
         self.optimizer = adamw(run.model, run.dials, slots)
         self.slots = {name: slot.earlier(run.position.step) for name, slot in slots.items()}
+        over = resume and run.position.step >= run.total_steps and run.out.exists()
+        self.keep_state = run.dials["keep_state"] or over
         self.journal = Journal(rows_path(run.out), run.position.step if resume else None)
         if resume and len(self.journal.kept) != run.position.rows:
             listener.note(
@@ -243,7 +245,7 @@ class _Loop:
             ]
         )
         self.journal.sync()
-        if not run.dials["keep_state"]:
+        if not self.keep_state:
             with suppress(FileNotFoundError):
                 self.state_path.unlink()
         return digest

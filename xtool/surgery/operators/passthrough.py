@@ -39,9 +39,11 @@ class Passthrough:
         return other_sizes(growth)
 
     def depth(self, old: int, asked: int | None, dials: Mapping[str, Any]) -> list[int]:
-        """The blocks of all slices in turn."""
+        """The blocks of all slices in turn; without any `refuse` says what is missing."""
+        if not dials["slices"]:
+            return []
         layers: list[int] = []
-        for part in (dials["slices"] or f"0:{old}").split(","):
+        for part in dials["slices"].split(","):
             match = re.fullmatch(r"\s*(\d{1,6}):(\d{1,6})\s*", part)
             first, stop = (int(match[1]), int(match[2])) if match else (0, 0)
             if not first < stop <= old:
