@@ -8,7 +8,8 @@
 # A small model of half the width spends a FIRST part of what scratch spends in all; then it grows, and trains
 # until the lineage has cost one of SHARES of scratch, with a falling rate of its own for each. The controls spend the
 # CONTROL share alone: a model from scratch, and an untrained small model that grew, which trains once with scratch's
-# rate and once with the grown model's. CORPUS is a corpus or a text file.
+# rate and once with the grown model's. The small model also goes on to each of SHARES with the grown model's rate, but
+# does not grow. CORPUS is a corpus or a text file.
 # Rates were chosen on a seed of their own, scratch's among 1e-3, 2e-3, 3e-3, 4e-3, 6e-3 and 1e-2.
 set -euo pipefail
 seeds=${SEEDS:-0 1 2} lr=${LR:-4e-3} shares=${SHARES:-0.5 0.6} first=${FIRST:-0.4} kinds=${KINDS:-pad clone} control=${CONTROL:-0.6}
@@ -44,6 +45,9 @@ one_seed() {
         for part in $shares; do
             grown "grown-$kind-$part" "$kind, $part" small "$kind" "$part" "${falling[@]}"
         done
+    done
+    for part in $shares; do
+        [ -e "small-on-$part-$seed.st" ] || train --from "small-$seed.st" --steps $((9 * steps)) --max-flops "$(share "$part")" --label "small, $part" -o "small-on-$part-$seed.st" "${falling[@]}"
     done
     fresh control-scratch "scratch, $control" "$width" --lr "$lr" --warmup $warmup --steps $((9 * steps)) --max-flops "$(share "$control")"
     fresh untrained untrained $((width / 2)) --steps 0
