@@ -75,7 +75,9 @@ class Option:
             raise UsageError(f"{where}: `{self.name}` must be {self.type}, not {value!r}")
         if self.type in LARGEST and not abs(value) <= LARGEST[self.type]:
             most = f"{LARGEST[self.type]:g}"
-            raise UsageError(f"{where}: `{self.name}` must be at most {most}, not {value:.6g}")
+            raise UsageError(
+                f"{where}: `{self.name}` must be finite and at most {most}, not {str(value)[:20]}"
+            )
         return float(value) if self.type == "float" else value
 
 

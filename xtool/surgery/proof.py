@@ -55,8 +55,8 @@ class Proof:
             text += f" (at most {self.tolerance:.2g})"
         if self.losses:
             text += (
-                f"; loss of the first examples {self.losses[0]:.4f} before, "
-                f"{self.losses[1]:.4f} after"
+                f"; loss {self.losses[0]:.4f} before, {self.losses[1]:.4f} after, "
+                "on the first examples"
             )
         return text
 
