@@ -308,3 +308,12 @@ def test_a_bigram_sees_one_symbol() -> None:
     one = torch.randint(27, (2, 12), generator=torch.Generator().manual_seed(0))
     assert torch.equal(model(one), model.get_parameter("table.weight")[one])
     assert architecture(config).flops(config) == 12 * 3
+
+
+@pytest.mark.parametrize(("tied", "spread"), [(True, (3 * 64) ** -0.5), (False, 1.0)])
+def test_positions_are_as_large_as_the_symbols_that_they_are_added_to(
+    tied: bool, spread: float
+) -> None:
+    _, model = built(d_model=64, n_heads=4, tied_head=tied, positions="learned")
+    for name in ("embed.weight", "embed.positions"):
+        assert float(model.get_parameter(name).detach().std()) == pytest.approx(spread, rel=0.1)

@@ -3,8 +3,8 @@
 A linear weight is uniform in +-1/sqrt(fan-in), the default of PyTorch's `nn.Linear`, whose spread
 1/sqrt(3 fan-in) is also GPT-2's 0.02 at its width; what writes the residual stream inside a layer
 is divided by sqrt(n_layers), a little less than the sqrt(2 n_layers) of Radford et al. (2019).
-Embeddings are normal with spread 1, or 1/sqrt(3 d_model) where a tied head reads them too. Gains
-are 1, biases 0.
+Embeddings are normal with spread 1, or 1/sqrt(3 d_model) where a tied head reads them too; learned
+positions like the symbols that they are added to. Gains are 1, biases 0.
 
 Values depend on (seed, name, row block) only, so any range of rows can be drawn by itself.
 """
@@ -89,8 +89,11 @@ def _spread(layout: Layout, name: str, summed: int) -> float:
 
 
 def _embedding_spread(layout: Layout, name: str) -> float:
-    """1, or what suits the tied head that sums over one of the table's axes."""
+    """1, or what suits a tied head: for its table, and for positions that are added to it."""
     for tie in layout.ties:
-        if tie.stored == name and (summed := layout.reading(tie.alias)) is not None:
-            return float((3 * layout.shape(name)[summed]) ** -0.5)
+        if (summed := layout.reading(tie.alias)) is None:
+            continue
+        width = layout.axes(tie.stored)[summed].factors
+        if any(axis.factors == width for axis in layout.axes(name)):
+            return float((3 * layout.shape(tie.stored)[summed]) ** -0.5)
     return 1.0
