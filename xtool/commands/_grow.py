@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from xtool import registry
+from xtool.archs import open_model
 from xtool.atomic import require_apart, require_writable
-from xtool.checkpoint import Reader, model_reader
+from xtool.checkpoint import Reader
 from xtool.commands._resize import target
 from xtool.commands._ui import Notes, write_stdout
 from xtool.config import options
@@ -76,7 +77,7 @@ def grow_each(models: Sequence[Path], asked: Asked, notes: Notes) -> None:
 def _foretell(path: Path, asked: Asked, notes: Notes) -> None:
     with Source(path) as source:
         whole = source.require_header("model", "resume").kind == "resume"
-        reader = state_reader(source) if whole else model_reader(source, replica=0)
+        reader = state_reader(source) if whole else open_model(source, replica=0)
         chosen = asked.plan(reader)
     notes.say(f"{path} -> {asked.target(path)}: {', '.join(chosen.changes)}; {chosen.method}")
 
@@ -92,7 +93,7 @@ def _grow(path: Path, asked: Asked, proving: Proving, notes: Notes) -> None:
     kind = "exact" if chosen.exact else "approximate: the function has changed"
     notes.say(f"{path} -> {place}: {', '.join(chosen.changes)}")
     own = {dial.name for dial in options("surgery/operators", chosen.method)}
-    for name in asked.said - own:
+    for name in sorted(asked.said - own):
         flag = f"--{name.replace('_', '-')}"
         notes.say(f"`{flag}` did nothing: `{chosen.method}`, which `auto` took, has no such dial")
     notes.say(f"{chosen.method} ({kind}): {found or 'not proved, as asked'}")

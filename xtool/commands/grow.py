@@ -143,7 +143,18 @@ def grow(
     grow_each(
         models,
         Asked(
-            wanted, method, values, set_by, seed, proof, tol, data, out, force, dry_run, config_file
+            changes=wanted,
+            method=method,
+            dials=values,
+            said=set_by,
+            seed=seed,
+            proof=proof,
+            tol=tol,
+            data=data,
+            out=out,
+            force=force,
+            dry_run=dry_run,
+            config_file=config_file,
         ),
         notes,
     )

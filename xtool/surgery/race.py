@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from xtool import registry
+from xtool.archs import open_model
 from xtool.checkpoint import model_reader, save
 from xtool.dataset import Dataset
 from xtool.errors import CheckFailed, Diverged, Interrupted, UsageError, XtoolError
@@ -102,7 +103,7 @@ def contestants(
     """
     able, refused = [], {}
     with Source(small) as source:
-        reader = model_reader(source)
+        reader = open_model(source)
         plan(reader, changes, FRESH, dials[FRESH], seed)
         for method in registry.names("surgery/operators"):
             if isinstance(registry.load("surgery/operators", method), Fitted):

@@ -7,7 +7,7 @@ unknown. Learnt from the training text alone; what follows it has not been seen.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -36,17 +36,11 @@ class BpeTokenizer:
     merges: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        assert self._pairs is not None  # which raises XtoolError where they are damaged
+        _split(self.merges)  # damaged ones are found here, not at the first use
 
     @cached_property
     def _pairs(self) -> list[tuple[str, str]]:
-        pairs = [tuple(one.split(" ")) if isinstance(one, str) else () for one in self.merges]
-        known = set(_byte_symbols())
-        for pair in pairs:
-            if len(pair) != 2 or not known.issuperset(pair):
-                raise XtoolError("the header's merges are not pairs of symbols that stand before")
-            known.add("".join(pair))
-        return pairs  # type: ignore[return-value]
+        return _split(self.merges)
 
     @cached_property
     def _symbols(self) -> dict[str, int]:
@@ -81,6 +75,22 @@ class BpeTokenizer:
     def decode(self, symbols: Tensor) -> str:
         """The text of symbols (T,); bytes that are not UTF-8 become U+FFFD."""
         return str(self._engine.decode(symbols.tolist()))
+
+
+def _split(merges: Sequence[str]) -> list[tuple[str, str]]:
+    """Each merge as its two symbols, which bytes or earlier merges must have made.
+
+    Raises:
+        XtoolError: one that is no such pair.
+    """
+    pairs, known = [], set(_byte_symbols())
+    for merge in merges:
+        first, _, second = merge.partition(" ") if isinstance(merge, str) else ("", "", "")
+        if not {first, second} <= known:
+            raise XtoolError("the header's merges are not pairs of symbols that stand before")
+        pairs.append((first, second))
+        known.add(first + second)
+    return pairs
 
 
 def _byte_symbols() -> list[str]:
