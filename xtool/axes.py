@@ -256,6 +256,11 @@ def holds(condition: str, config: Mapping[str, Any]) -> bool:
     return str(config.get(dial)).lower() == value.lower()
 
 
+def one_model(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of each model of a file that holds several."""
+    return {name: value for name, value in config.items() if name != REPLICAS}
+
+
 def layout(config: Mapping[str, Any]) -> Layout:
     """The layout of a configured model, from its architecture's and attention variant's tables.
 

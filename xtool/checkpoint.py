@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from xtool.axes import REPLICAS, Layout, layout
+from xtool.axes import Layout, layout, one_model
 from xtool.config import check_model
 from xtool.errors import Diverged, XtoolError
 from xtool.header import Header
@@ -72,7 +72,7 @@ class Reader:
             for name, entry in self._entries.items():
                 ours.check(name, entry.shape, str(source.path))
         if ours is not None and ours.replicas > 1 and replica is not None:
-            self.layout = layout({k: v for k, v in ours.config.items() if k != REPLICAS})
+            self.layout = layout(one_model(ours.config))
             self._entries = {n: _part(entry, replica) for n, entry in self._entries.items()}
 
     @property

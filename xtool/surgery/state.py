@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from xtool.archs import empty, open_model, require_names
-from xtool.axes import REPLICAS, layout
+from xtool.axes import REPLICAS, layout, one_model
 from xtool.checkpoint import NAMES, Reader, save_streamed
 from xtool.errors import XtoolError
 from xtool.header import Header, Position
@@ -110,7 +110,7 @@ def _stacked(source: Source) -> Reader:
     """A reader of the tensors of all replicas in a training state; their names are checked."""
     config = source.require_header("resume").config
     reader = Reader(source, layout(config), "model/")
-    one = {name: value for name, value in config.items() if name != REPLICAS}
+    one = one_model(config)
     require_names(empty(one), layout(one), reader)
     return reader
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from xtool import registry
 from xtool.archs import architecture, build, fill, start
-from xtool.axes import REPLICAS, RESIDUAL, SIZES, Layout, layout
+from xtool.axes import REPLICAS, RESIDUAL, SIZES, Layout, layout, one_model
 from xtool.checkpoint import model_reader
 from xtool.config import LARGEST
 from xtool.dataset import Dataset
@@ -152,7 +152,7 @@ def set_up(
     """
     data = data.cut(config["context"])
     check_dials(dials, data)
-    config = {name: value for name, value in config.items() if name != REPLICAS}
+    config = one_model(config)
     ours, count = layout(config), int(dials["replicas"])
     models = [build(config).to(DTYPES[dials["precision"]]) for _ in range(count)]
     inputs, steps = {"data": data.header.digest}, list(data.header.lineage)
