@@ -17,7 +17,7 @@ from xtool.axes import RESIDUAL
 from xtool.checkpoint import one_thread
 from xtool.layers.initial import CHUNK, chunks
 from xtool.seeds import derive
-from xtool.surgery.gather import copy_numbers, runs, tile
+from xtool.surgery.gather import copy_numbers, gather, prefix, runs, tile
 from xtool.surgery.operators import Carry, Growth, Operator, multiplied, uneven
 
 PROMISE = "exact"
@@ -27,6 +27,8 @@ OPTIONS = [
     ("noise_db", "float", 10.0, "the weights' power over the noise's, in decibels"),
 ]
 WORD = 64  # bits
+BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)  # of each byte
+SIGNS = BITS.astype(np.float32) * 2 - 1  # (256, 8)
 
 
 class Clone:
@@ -40,12 +42,17 @@ class Clone:
     def rows(self, growth: Growth, name: str, start: int, stop: int) -> Tensor:
         """Copies along every axis, divided by the number of copies that are summed over."""
         scale = self.carry(growth, name).scale
-        values = growth.gather(name, tile, start, stop, growth.working(name, scale))
-        if scale != 1:
-            values *= scale
+        dtype = growth.working(name, scale)
         summed = growth.new.reading(name)
-        if growth.dials["noise"] and summed is not None and values.ndim == 2:
-            (_add_noise if summed else _add_noise_to_rows)(growth, name, values, start)
+        noisy = growth.dials["noise"] and summed is not None and len(growth.new.shape(name)) == 2
+        source = growth.source(name)
+        if noisy and summed and growth.new.shape(name)[1] >= 2 * growth.reader.shape(source)[1]:
+            found = [growth.maps(name, tile)[0], _same(growth.reader.shape(source)[1])]
+            values = gather(growth.reader, source, found, start, stop, dtype)  # (n, old)
+            return _copies_apart(growth, name, _scaled(values, scale), start)
+        values = _scaled(growth.gather(name, tile, start, stop, dtype), scale)
+        if noisy and summed == 0:
+            _add_noise_to_rows(growth, name, values, start)
         return values
 
     def carry(self, growth: Growth, name: str) -> Carry:
@@ -66,30 +73,43 @@ class Clone:
         return out
 
 
-def _add_noise(growth: Growth, name: str, values: Tensor, start: int) -> None:
-    """Add paired noise to rows from `start` on; an odd last copy gets none.
+@lru_cache(maxsize=32)
+def _same(size: int) -> Tensor:
+    return prefix(size, size)
 
-    It is plus or minus one level, which each row's own power gives: so the power is the asked one
-    exactly, a weight takes one random bit, and a row needs to know of no other.
+
+def _scaled(values: Tensor, scale: float) -> Tensor:
+    return values if scale == 1 else values.mul_(scale)
+
+
+def _copies_apart(growth: Growth, name: str, values: Tensor, start: int) -> Tensor:
+    """Rows (n, old) from `start` on, copied along the columns with paired noise: (n, columns).
+
+    The noise is plus or minus one level, which each row's own power gives: so the power is the
+    asked one exactly, a weight takes one random bit, and a row needs no other row. An odd last
+    copy gets none.
     """
-    columns = growth.maps(name, tile)[1]
-    rows, old = growth.new.shape(name)[0], growth.reader.shape(growth.source(name))[1]
+    columns, old = growth.maps(name, tile)[1], values.shape[1]
     copies = len(columns) // old
     pairs = copies // 2
-    if pairs == 0:
-        return
-    level = values.norm(dim=1, keepdim=True) / len(columns) ** 0.5  # (n, 1)
-    level *= 10 ** (-growth.dials["noise_db"] / 20)
-    plus, minus = (runs(one) for one in _paired(columns, copies, old))
-    shape = (rows, pairs, -(-old // WORD))
+    out = values.new_empty(len(values), len(columns))
+    level = values.norm(dim=1, keepdim=True).mul_(_ratio(growth) / old**0.5)  # (n, 1)
+    shape = (growth.new.shape(name)[0], pairs, -(-old // WORD))
+    places = [*_paired(columns, copies, old), _unpaired(columns, copies)]
     for first, words in _words(growth, name, shape, start, start + len(values)):
         part = slice(first - start, first - start + len(words))
-        noise = _signs(words, old).to(values.dtype)  # (n, pairs*old)
-        noise *= level[part]
-        for at, old_at, length in plus:
-            values[part, at : at + length].add_(noise[:, old_at : old_at + length])
-        for at, old_at, length in minus:
-            values[part, at : at + length].sub_(noise[:, old_at : old_at + length])
+        base, apart, signs = values[part], level[part], _signs(words, old).to(values.dtype)
+        for sign, place in zip((1, -1, 0), places, strict=True):
+            for at, old_at, length in runs(place):
+                column = old_at % old
+                torch.addcmul(
+                    base[:, column : column + length],
+                    signs[:, old_at : old_at + length],
+                    apart,
+                    value=sign,
+                    out=out[part, at : at + length],
+                )
+    return out
 
 
 def _add_noise_to_rows(growth: Growth, name: str, values: Tensor, start: int) -> None:
@@ -100,8 +120,7 @@ def _add_noise_to_rows(growth: Growth, name: str, values: Tensor, start: int) ->
     found, width = growth.maps(name, tile)[0], values.shape[1]
     old = growth.reader.shape(growth.source(name))[0]
     copies = len(found) // old
-    level = values.norm(dim=1, keepdim=True) / width**0.5  # (n, 1)
-    level *= 10 ** (-growth.dials["noise_db"] / 20)
+    level = values.norm(dim=1, keepdim=True).mul_(_ratio(growth) / width**0.5)  # (n, 1)
     shape = (copies // 2 * old, 1, -(-width // WORD))
     for sign, places in zip((1, -1), _paired(found, copies, old), strict=True):
         for at, old_at, length in runs(places[start : start + len(values)]):
@@ -126,10 +145,15 @@ def _words(
     )
 
 
+def _ratio(growth: Growth) -> float:
+    """The noise's amplitude over the weights'."""
+    return float(10 ** (-growth.dials["noise_db"] / 20))
+
+
 def _signs(words: Tensor, count: int) -> Tensor:
-    """Random words (n, pairs, words) as signs -1 and 1, one a bit: (n, pairs*count)."""
-    bits = np.unpackbits(words.view(torch.uint8).numpy(), axis=2, count=count)
-    return torch.from_numpy(bits).view(torch.int8).mul_(2).sub_(1).flatten(1)
+    """Random words (n, pairs, words) as signs -1 and 1, one a bit: (n, pairs*count), float32."""
+    found = np.take(SIGNS, words.view(torch.uint8).numpy(), axis=0, mode="clip")
+    return torch.from_numpy(found).flatten(2)[..., :count].flatten(1)
 
 
 @lru_cache(maxsize=32)
@@ -138,6 +162,12 @@ def _paired(columns: Tensor, copies: int, old: int) -> tuple[Tensor, Tensor]:
     order = copy_numbers(columns, copies)
     place = torch.where(order < copies // 2 * 2, order // 2 * old + columns, -1)  # (columns,)
     return torch.where(order % 2 == 0, place, -1), torch.where(order % 2 == 1, place, -1)
+
+
+@lru_cache(maxsize=32)
+def _unpaired(columns: Tensor, copies: int) -> Tensor:
+    """For each column its old one if it is an odd last copy, which gets no noise, or -1."""
+    return torch.where(copy_numbers(columns, copies) < copies // 2 * 2, -1, columns)
 
 
 ENTRY: Operator = Clone()
