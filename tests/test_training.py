@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from xtool.checkpoint import load, save
 from xtool.errors import XtoolError
 from xtool.training import loop
 from xtool.training.journal import Journal
-from xtool.training.optimizers import lr_factor
+from xtool.training.schedule import lr_factor
 
 TINY = ["--d-model", 8, "--threads", 1, "--quiet", "--batch-size", 8]
 DROP = [*TINY, "--dropout", 0.2, "--dropout-attention", 0.1, "--clip", 1, "--warmup", 3]
@@ -74,15 +75,32 @@ main()
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 130), ("SIGKILL", -9)])
+@pytest.mark.parametrize(
+    ("name", "code", "dials"),
+    [
+        ("SIGINT", 130, []),
+        ("SIGTERM", 130, []),
+        ("SIGKILL", -9, []),
+        ("SIGINT", 130, ["--optimizer", "lion", "--ema", 0.9]),
+        ("SIGKILL", -9, ["--optimizer", "lion", "--accumulate", 3]),
+        ("SIGINT", 130, ["--optimizer", "muon", "--patience", 3]),
+        ("SIGKILL", -9, ["--optimizer", "muon", "--schedule", "wsd", "--ema", 0.99]),
+        ("SIGKILL", -9, ["--optimizer", "sgd"]),
+    ],
+)
 def test_a_stopped_run_resumes_to_the_same_bytes(
-    name: str, code: int, data: Path, xtool: Callable[..., Result], tmp_path: Path
+    name: str,
+    code: int,
+    dials: list[object],
+    data: Path,
+    xtool: Callable[..., Result],
+    tmp_path: Path,
 ) -> None:
-    args = ["train", data, *DROP, "--epochs", 3, "--keep-best", "--eval-every", 5]
+    args = ["train", data, *DROP, "--epochs", 3, "--keep-best", "--eval-every", 5, *dials]
     assert xtool(*args, "-o", "straight.st", "--label", "x").code == 0
     args = [str(a) for a in [*args, "-o", "m.st", "--save-every", 4, "--label", "x"]]
     done = subprocess.run(
-        [sys.executable, "-c", STOPPED, "17", name, *args],
+        [sys.executable, "-c", STOPPED, str(at := random.randrange(5, 36)), name, *args],
         capture_output=True,
         text=True,
         check=False,
@@ -98,16 +116,19 @@ def test_a_stopped_run_resumes_to_the_same_bytes(
     assert xtool(*args, "--resume").code == 0
     for part in ("", ".best"):
         straight, resumed = tmp_path / f"straight{part}.st", tmp_path / f"m{part}.st"
-        assert straight.read_bytes() == resumed.read_bytes()
+        assert straight.read_bytes() == resumed.read_bytes(), at
     rows = [without_seconds(rows_of(tmp_path / f"{n}.rows.jsonl")) for n in ("straight", "m")]
     assert rows[0] == rows[1]
     assert not (tmp_path / "m.resume.st").exists()
 
 
+@pytest.mark.parametrize(
+    "dials", [[], ["--optimizer", "lion", "--ema", 0.9], ["--optimizer", "muon"]], ids=str
+)
 def test_every_stored_field_of_the_state_matters(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    dials: list[object], data: Path, xtool: Callable[..., Result], tmp_path: Path
 ) -> None:
-    args = ["train", data, *DROP, "--label", "x", "--eval-every", 5]
+    args = ["train", data, *DROP, "--label", "x", "--eval-every", 5, *dials]
     assert xtool(*args, "--steps", 12, "-o", "whole.st").code == 0
     part = [str(a) for a in [*args, "--steps", "12", "--save-every", "6", "-o", "m.st"]]
     subprocess.run(

@@ -5,7 +5,7 @@ spaces, ASCII only, no clock and no absolute path, so that the same work gives t
 """
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import TypedDict
@@ -42,6 +42,8 @@ class Position(TypedDict):
     loss_sums: list[float]
     loss_count: Count
     rows: Count
+    worse: NotRequired[Count]
+    stopped: NotRequired[bool]
 
 
 class Training(TypedDict, total=False):

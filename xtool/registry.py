@@ -90,6 +90,7 @@ def word(folder: str) -> str:
         "tokenizers": "tokenizer",
         "surgery/operators": "growth operator",
         "layers/attention": "attention variant",
+        "training/optimizers": "optimizer",
         "plots": "kind of plot",
     }[folder]
 

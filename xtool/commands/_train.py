@@ -19,9 +19,10 @@ from xtool.training.dials import CONTEXT, REPORT, RESULT
 from xtool.training.journal import best_path, rows_path, state_path
 from xtool.training.run import Run
 from xtool.training.setup import fresh_config, preset, set_up, trained_config
+from xtool.training.state import optimizer_of
 
 FOLDER = Path("checkpoints")
-LENGTH = ("epochs", "steps", "max_flops")
+LENGTH = ("epochs", "steps", "max_flops", "max_time", "patience")
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
     ready = {} if parent else preset(str(config["arch"]), asked.preset, asked.dial("d_model"))
     dials = _training_dials(asked, saved or parent, bool(saved), ready, defaults(data.header))
     if parent and parent.kind == "resume":
+        theirs = optimizer_of(parent)
+        if theirs != dials["optimizer"]:
+            raise UsageError(
+                f"{asked.parent}: the state is of `{theirs}`, not of `{dials['optimizer']}`",
+                f"use `--optimizer {theirs}`, or begin with the model in place of the state",
+            )
         for name in ("beta1", "beta2"):
             was = parent.training.get("dials", {}).get(name, dials[name])
             if was != dials[name]:

@@ -9,6 +9,8 @@ gives g' = c g with c = 1 / (N s). AdamW then keeps W' = s W in every later step
 and the step counter stays: the update m / (sqrt(v) + eps) is as before, the rate scales it by s,
 and the decoupled decay shrinks by 1 - lr' decay' = 1 - lr decay. For duplicated blocks (s = 1/k,
 N = k^2) this is m/k, lr/k, eps/k and k decay, for an embedding (s = 1, N = k) m/k, lr and eps/k.
+Other optimizers have factors of their own, in their files.
+
 New entries and new layers have no moments and an age of zero. Exact without noise, dropout and
 clipping; zero-padding carries exactly too until its new entries move. An operator without a rule
 starts the optimizer anew.
@@ -37,12 +39,12 @@ from xtool.surgery.grow import PROVE, Proving, grown_header
 from xtool.surgery.operators import Carry, Growth, StatefulOperator
 from xtool.surgery.plan import Plan
 from xtool.surgery.proof import Proof
-from xtool.training.optimizers import Factors
+from xtool.training.optimizers import Carried, Factors, entry, kind, moments
 from xtool.training.state import (
-    MOMENTS,
     PART,
+    kept_parameters,
     not_begun,
-    parameter_shapes,
+    optimizer_of,
     read_slot,
     require_optimizer,
     slot_tensors,
@@ -56,6 +58,8 @@ START: Position = {
     "loss_sums": [],
     "loss_count": 0,
     "rows": 0,
+    "worse": 0,
+    "stopped": False,
 }
 
 
@@ -72,12 +76,13 @@ class Rule:
     factors: Factors
 
 
-def rule(growth: Growth, name: str, carry: Carry) -> Rule:
-    """The rule of a carried tensor; see the module for its derivation."""
+def rule(growth: Growth, name: str, carry: Carry, optimizer: str) -> Rule:
+    """The rule of a carried tensor under an optimizer; see the module for its derivation."""
     found, shape = growth.maps(name, carry.along), growth.reader.shape(growth.source(name))
     copies = prod(int((m >= 0).sum()) / size for m, size in zip(found, shape, strict=True))
     gradient = 1 / (copies * carry.scale)
-    return Rule(gradient, Factors(lr=carry.scale, eps=gradient, decay=1 / carry.scale))
+    carried = Carried(carry.scale, gradient, shape, growth.new.shape(name))
+    return Rule(gradient, entry(kind(optimizer, growth.new, name)).factors(carried))
 
 
 def state_reader(source: Source) -> Reader:
@@ -102,7 +107,7 @@ def check_state(source: Source) -> None:
     """
     header = source.require_header("resume")
     old = _OldState(source, state_reader(source) if header.replicas == 1 else _stacked(source))
-    for name in old.shapes:
+    for name in old.kept:
         old.slot(name)
 
 
@@ -122,18 +127,21 @@ class _OldState:
         assert model.layout is not None
         self.reader = Reader(source, part=PART)
         self.where = str(source.path)
-        self.shapes = parameter_shapes(model.layout, {n: model.shape(n) for n in model.names})
         header = source.require_header("resume")
+        self.optimizer = optimizer_of(header)
+        shapes = {name: model.shape(name) for name in model.names}
+        self.kept = kept_parameters(header, model.layout, shapes)
         self.step = header.training["position"]["step"]
         found = {name: self.reader.shape(name) for name in self.reader.names}
         self.begun = bool(found) or not not_begun(header)
-        self.grown = self.begun and require_optimizer(found, self.shapes, self.where)
+        self.grown = self.begun and require_optimizer(found, self.kept, self.where)
 
     def slot(self, name: str) -> tuple[Factors, list[Tensor]]:
         """A parameter's factors and ages."""
+        shape = self.kept[name].shape
         if not self.grown:
-            return Factors(), [torch.full((size,), self.step) for size in self.shapes[name]]
-        keys = ["factors", *(f"age.{axis}" for axis in range(len(self.shapes[name])))]
+            return Factors(), [torch.full((size,), self.step) for size in shape]
+        keys = ["factors", *(f"age.{axis}" for axis in range(len(shape)))]
         held = {f"{PART}{name}/{key}": self.reader.tensor(f"{name}/{key}") for key in keys}
         return read_slot(held, name, self.where)
 
@@ -155,12 +163,16 @@ class GrownState:
         growth, specs = self.chosen.growth, []
         for name in self.names():
             source = growth.source(name)
-            for moment in MOMENTS:
+            for moment in self.moments(name):
                 begun = self.old.begun
                 kind = self.old.reader.dtype(f"{source}/{moment}") if begun else None
                 dtype = NAMES[kind or growth.reader.dtype(source)]
                 specs.append(Spec(f"{PART}{name}/{moment}", dtype, growth.new.shape(name)))
         return specs
+
+    def moments(self, name: str) -> dict[str, int]:
+        """What is remembered of a parameter, with the power of the gradient in it."""
+        return moments(self.old.optimizer, self.chosen.growth.new, name)
 
     def names(self) -> list[str]:
         """The parameters of the grown model."""
@@ -181,7 +193,7 @@ class GrownState:
         if carry is None:
             return Factors(), new
         was, ages = self.old.slot(growth.source(name))
-        now = rule(growth, name, carry).factors
+        now = rule(growth, name, carry, self.old.optimizer).factors
         both = Factors(was.lr * now.lr, was.eps * now.eps, was.decay * now.decay)
         if growth.source(name) != name:
             return both, new
@@ -192,13 +204,13 @@ class GrownState:
         )
 
     def rows(self, name: str, moment: str, start: int, stop: int) -> Tensor:
-        """Rows of a moment: the old values times the gradient's factor or its square."""
+        """Rows of a moment: the old values times a power of the gradient's factor."""
         growth = self.chosen.growth
         carry = _carry(self.chosen, name)
         if carry is None or growth.source(name) != name or not self.old.begun:
             return torch.zeros(stop - start, *growth.new.shape(name)[1:])
-        gradient = rule(growth, name, carry).gradient
-        scale = gradient if moment == MOMENTS[0] else gradient**2
+        gradient = rule(growth, name, carry, self.old.optimizer).gradient
+        scale = gradient ** self.moments(name)[moment]
         maps = growth.maps(name, carry.along)
         return gather(self.old.reader, f"{name}/{moment}", maps, start, stop) * scale
 

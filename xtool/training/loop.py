@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 
 import torch
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from xtool.archs import count
@@ -18,9 +19,10 @@ from xtool.evaluation.score import LOWER_IS_BETTER, columns_of_model, score_rows
 from xtool.rows import Row, row
 from xtool.seeds import derive
 from xtool.training.journal import Journal, best_path, rows_path, state_path
-from xtool.training.optimizers import adamw, lr_factor
+from xtool.training.optimizers import make
 from xtool.training.replicas import Replicas
 from xtool.training.run import Listener, Run
+from xtool.training.schedule import lr_factor
 from xtool.training.state import load_state, save_model, save_state
 from xtool.training.stop import StopRequest
 
@@ -48,6 +50,8 @@ class _Loop:
     def __init__(self, run: Run, listener: Listener, resume: bool) -> None:
         self.run, self.listener = run, listener
         self.who = Replicas(run.model, run.config, len(run.seeds))
+        average = run.shown is not run.model
+        self.shown = Replicas(run.shown, run.config, len(run.seeds)) if average else self.who
         self.device = self.who.device
         split = run.data.split("train")
         self.inputs, self.targets = split.pool(self.device)
@@ -55,10 +59,10 @@ class _Loop:
         self.baselines = run.task.baselines(split, run.data.split("dev"))
         self.state_path = state_path(run.out)
         slots = load_state(run, self.state_path) if resume else run.slots
-        self.optimizer = adamw(run.model, run.dials, slots)
+        self.optimizers = make(run.model, run.layout, run.dials, slots)
         self.slots = {name: slot.earlier(run.position.step) for name, slot in slots.items()}
-        over = resume and run.position.step >= run.total_steps and run.out.exists()
-        self.keep_state = run.dials["keep_state"] or over
+        done = run.position.stopped or run.position.step >= run.total_steps
+        self.keep_state = run.dials["keep_state"] or (resume and done and run.out.exists())
         self.journal = Journal(rows_path(run.out), run.position.step if resume else None)
         if resume and len(self.journal.kept) != run.position.rows:
             listener.note(
@@ -78,7 +82,7 @@ class _Loop:
             with StopRequest() as stop:
                 if at.step == 0:
                     self._evaluate()
-                while at.step < total:
+                while at.step < total and not at.stopped:
                     if stop.asked is not None:
                         raise self._interrupted()
                     self._step(total)
@@ -91,19 +95,40 @@ class _Loop:
         """One batch: forward, backward, update."""
         run, step, dials = self.run, self.run.position.step, self.run.dials
         factor = lr_factor(dials["schedule"], step, total, dials["warmup"])
-        for group in self.optimizer.param_groups:
+        for group in (group for one in self.optimizers for group in one.param_groups):
             group["lr"] = dials["lr"] * factor * group["lr_factor"]
         self.who.seed([derive(seed, "step", run.steps_before + step) for seed in run.seeds])
         run.model.train()
         batch = torch.stack([self._batch(step, seed) for seed in run.seeds])  # (R, B)
-        losses = self.who.losses(run.task.loss, self.inputs[batch], self.targets[batch])  # (R,)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        losses = self._gradients(batch)  # (R,)
         if dials["clip"] > 0:
             self.who.clip(dials["clip"])
-        self.optimizer.step()
-        self.losses.append(losses.detach())
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if dials["ema"]:
+            self._average(min(dials["ema"], (1 + step) / (10 + step)))
+        self.losses.append(losses)
         run.position.step += 1
+
+    def _gradients(self, batch: Integer[Tensor, "R B"]) -> Float[Tensor, " R"]:
+        """The gradients of a batch, summed over its parts, and its mean losses."""
+        run, examples = self.run, batch.shape[1]
+        found = []
+        for part in torch.split(batch, -(-examples // int(run.dials["accumulate"])), 1):
+            losses = self.who.losses(run.task.loss, self.inputs[part], self.targets[part])  # (R,)
+            losses = losses * (part.shape[1] / examples)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+            found.append(losses.detach())
+        return torch.stack(found).sum(0)
+
+    @torch.no_grad()
+    def _average(self, memory: float) -> None:
+        """Move the averaged weights towards those after a step; the first steps weigh more."""
+        averaged: list[Tensor] = list(self.run.shown.parameters())
+        now: list[Tensor] = list(self.run.model.parameters())
+        torch._foreach_lerp_(averaged, now, 1 - memory)
 
     def _batch(self, step: int, seed: int) -> Tensor:
         """The examples of a step, (B,): a slice of the epoch's order."""
@@ -120,7 +145,10 @@ class _Loop:
     def _look(self, total: int) -> None:
         """After a step: what is due of reports, evaluations and saves."""
         step, dials = self.run.position.step, self.run.dials
-        last = step == total
+        limit = dials["max_time"]
+        if limit is not None and time.monotonic() - self.began >= limit:
+            self.run.position.stopped = step < total
+        last = step == total or self.run.position.stopped
         due = step % int(dials["eval_every"] or self.run.steps_per_epoch) == 0
         save = step % int(dials["save_every"]) == 0 if dials["save_every"] else due
         look = step % LOOK_EVERY == 0 or due or save or last
@@ -162,14 +190,14 @@ class _Loop:
         """Save where the run is; the state counts rows, so these are durable before it."""
         self._add_losses()
         self.journal.sync()
-        save_state(self.run, self.state_path, self.optimizer, self.slots)
+        save_state(self.run, self.state_path, self.optimizers, self.slots)
 
     def _evaluate(self) -> None:
         """Rows of the whole dev split, and of the training loss since the last time."""
         run, at = self.run, self.run.position
         rows: list[Row] = []
         self._add_losses()
-        for replica, model in enumerate(self.who.each):
+        for replica, model in enumerate(self.shown.each):
             base = self._columns(replica, self._seconds())
             found = scores(model, run.task, run.data.split("dev")) | self.baselines
             rows += score_rows(found, split="dev", **base)
@@ -181,10 +209,19 @@ class _Loop:
         self.journal.write(rows)
         at.rows += len(rows)
         self.listener.evaluated(rows)
-        loss = next(one["value"] for one in rows if one["metric"] == "loss")
-        if run.dials["keep_best"] and (at.best is None or loss < at.best):
-            at.best = loss
-            save_model(run, best_path(run.out), at.step)
+        if self.who.count == 1:
+            self._compare(next(one["value"] for one in rows if one["metric"] == "loss"))
+
+    def _compare(self, loss: float) -> None:
+        """Keep the lowest dev loss, with its model if asked, and stop when it is not lowered."""
+        run, at = self.run, self.run.position
+        if at.best is None or loss < at.best:
+            at.best, at.worse = loss, 0
+            if run.dials["keep_best"]:
+                save_model(run, best_path(run.out), at.step)
+            return
+        at.worse += 1
+        at.stopped = run.dials["patience"] is not None and at.worse >= run.dials["patience"]
 
     def _seconds(self) -> float:
         """A replica's share of the time since the run began."""
@@ -230,6 +267,9 @@ class _Loop:
         run, at = self.run, self.run.position
         if run.dials["reach"] and not at.reached:
             self.listener.note(f"`--reach {run.dials['reach']}` was not reached")
+        if at.stopped:
+            why = f"no lower dev loss in {at.worse} evaluations" if at.worse else "`--max-time`"
+            self.listener.note(f"stopped after {at.step:,} of {run.total_steps:,} steps: {why}")
         self._save_state()
         digest = save_model(run, run.out, at.step)
         seconds = self._seconds()

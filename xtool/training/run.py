@@ -29,6 +29,8 @@ class Position:
     loss_sums: list[float] = field(default_factory=list)
     loss_count: int = 0
     rows: int = 0
+    worse: int = 0
+    stopped: bool = False
 
 
 class Listener(Protocol):
@@ -61,6 +63,7 @@ class Run:
         out: the model's path.
         threads: CPU threads in use.
         slots: what the optimizer begins with, by parameter; none begins from nothing.
+        averaged: the model whose weights are the running average, if there is one.
     """
 
     model: nn.Module
@@ -75,7 +78,13 @@ class Run:
     out: Path
     threads: int
     slots: Mapping[str, Slot] = field(default_factory=dict)
+    averaged: nn.Module | None = None
     position: Position = field(default_factory=Position)
+
+    @property
+    def shown(self) -> nn.Module:
+        """The model that is evaluated and kept."""
+        return self.averaged or self.model
 
     @property
     def seeds(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from xtool.lineage import Step, step
 from xtool.storage import Source
 from xtool.tasks import Shape, fitted, task_of
 from xtool.training.dials import REPORT
+from xtool.training.optimizers import FOLDER as OPTIMIZERS
 from xtool.training.optimizers import Slot
 from xtool.training.replicas import stacked
 from xtool.training.run import Run
@@ -173,8 +175,9 @@ def set_up(
     final = dict(dials) | {"device": device.type}
     if count > 1:
         config = config | {REPLICAS: count}
+    model = (models[0] if count == 1 else stacked(models)).to(device)
     return Run(
-        model=(models[0] if count == 1 else stacked(models)).to(device),
+        model=model,
         layout=layout(config),
         config=config,
         task=task_of(data.header, "data"),
@@ -186,6 +189,7 @@ def set_up(
         out=out,
         threads=threads,
         slots=slots,
+        averaged=deepcopy(model).requires_grad_(False) if final["ema"] else None,
     )
 
 
@@ -227,6 +231,10 @@ RANGES = {
     "epochs": (0, MOST),
     "steps": (0, MOST),
     "max_flops": (0, LARGEST["float"]),
+    "max_time": (0, LARGEST["float"]),
+    "patience": (1, MOST),
+    "accumulate": (1, MOST),
+    "decay_part": (0, 1),
     "batch_size": (1, MOST),
     "warmup": (0, MOST),
     "weight_decay": (0, MOST),
@@ -244,7 +252,7 @@ def check_dials(dials: Mapping[str, Any], data: Dataset) -> None:
     for name in ("lr", "adam_eps"):
         if dials[name] <= 0:
             raise UsageError(f"`{name}` is {dials[name]}, it must be above 0")
-    for name in ("beta1", "beta2"):
+    for name in ("beta1", "beta2", "ema"):
         if not 0 <= dials[name] < 1:
             raise UsageError(f"`{name}` is {dials[name]}, it must be at least 0 and below 1")
     _check_replicas(dials)
@@ -264,7 +272,14 @@ def check_dials(dials: Mapping[str, Any], data: Dataset) -> None:
 def _check_replicas(dials: Mapping[str, Any]) -> None:
     if not 1 <= dials["replicas"] <= MAX_REPLICAS:
         raise UsageError(f"`replicas` is {dials['replicas']}, it must be 1 to {MAX_REPLICAS}")
-    for name in ("reach", "keep_best"):
+    if dials["replicas"] > 1 and registry.literal(
+        OPTIMIZERS, dials["optimizer"], "MATRICES", False
+    ):
+        raise UsageError(
+            f"`{dials['optimizer']}` takes plain matrices, those of replicas have an axis more",
+            "train the replicas one by one, or use another `--optimizer`",
+        )
+    for name in ("reach", "keep_best", "patience"):
         if dials["replicas"] > 1 and dials[name]:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(

@@ -1,64 +1,76 @@
 """The state of a run in one file, `NAME.resume.st`: weights, optimizer and position.
 
 Tensors are named `model/NAME` and `optimizer/NAME/exp_avg`, by the parameter's name and never by a
-number. There is no random state to keep: every draw is seeded by its purpose and step.
+number; the running average of the weights, if there is one, is `average/NAME`. There is no random
+state to keep: every draw is seeded by its purpose and step.
 
 A state that was grown, and that of a run which began from one, holds for every parameter also
 `factors`, three doubles that multiply the dials (learning rate, eps, weight decay), and for each
 axis `age.0`, `age.1`: the steps that the optimizer's counters have behind them, see `Slot`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xtool.archs import stored_names
 from xtool.axes import Layout
 from xtool.checkpoint import load, save
 from xtool.errors import XtoolError
 from xtool.header import Header
-from xtool.training.optimizers import Factors, Slot
+from xtool.training.optimizers import REST, Factors, Slot, moments
 from xtool.training.run import Position, Run
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 PART = "optimizer/"
+AVERAGE = "average/"
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def model_tensors(run: Run) -> dict[str, Tensor]:
-    """What a model file of the run holds."""
-    state = run.model.state_dict()
-    return {name: state[name] for name in stored_names(run.model, run.layout)}
+def model_tensors(model: nn.Module, ours: Layout) -> dict[str, Tensor]:
+    """What a model file holds."""
+    state = model.state_dict()
+    return {name: state[name] for name in stored_names(model, ours)}
 
 
 def save_model(run: Run, path: Path, step: int) -> str:
-    """Write the model as it is after `step` steps; returns its digest."""
-    return save(path, run.header("model", step), model_tensors(run))
+    """Write the model as it is after `step` steps, averaged if it is; returns its digest."""
+    return save(path, run.header("model", step), model_tensors(run.shown, run.layout))
 
 
 def save_state(
-    run: Run, path: Path, optimizer: torch.optim.Optimizer, slots: Mapping[str, Slot]
+    run: Run,
+    path: Path,
+    optimizers: Sequence[torch.optim.Optimizer],
+    slots: Mapping[str, Slot],
 ) -> None:
     """Write what `load_state` needs to go on.
 
     Args:
         run: where it stands.
         path: `NAME.resume.st`.
-        optimizer: whose moments are kept.
+        optimizers: whose moments are kept.
         slots: what it had at step 0 of the run; kept, with their ages now, unless all are plain.
     """
-    tensors = {f"model/{name}": tensor for name, tensor in model_tensors(run).items()}
+    tensors = {f"model/{n}": one for n, one in model_tensors(run.model, run.layout).items()}
+    if run.shown is not run.model:
+        shown = model_tensors(run.shown, run.layout)
+        tensors |= {AVERAGE + name: tensor for name, tensor in shown.items()}
     if not all(slot.plain for slot in slots.values()):
         for name, slot in slots.items():
             ages = tuple(age + run.position.step for age in slot.ages)
             tensors |= slot_tensors(name, slot.factors, ages)
-    for name, parameter in run.model.named_parameters():
-        for moment in MOMENTS:
-            if moment in optimizer.state[parameter]:
-                tensors[f"optimizer/{name}/{moment}"] = optimizer.state[parameter][moment]
+    if run.position.step or any(one.state for one in optimizers):
+        held = {p: state for one in optimizers for p, state in one.state.items()}
+        for name, parameter in run.model.named_parameters():
+            own = held.get(parameter, {})
+            for moment in moments(run.dials["optimizer"], run.layout, name):
+                value = own.get(moment)
+                kept = torch.zeros_like(parameter) if value is None else value
+                tensors[f"{PART}{name}/{moment}"] = kept
     save(path, run.header("resume", run.position.step), tensors)
 
 
@@ -69,17 +81,35 @@ def slot_tensors(name: str, factors: Factors, ages: tuple[Tensor, ...]) -> dict[
     return {f"{PART}{name}/factors": three, **held}
 
 
-def parameter_shapes(ours: Layout, stored: Shapes) -> Shapes:
-    """The shapes of the parameters among a model's stored tensors."""
-    return {name: shape for name, shape in stored.items() if not ours.is_frozen(name)}
+def optimizer_of(header: Header) -> str:
+    """The optimizer that a file was trained with."""
+    return str(header.training.get("dials", {}).get("optimizer", REST))
 
 
-def require_optimizer(found: Shapes, parameters: Shapes, where: str) -> bool:
+@dataclass(frozen=True)
+class Kept:
+    """What a state file keeps of one parameter: its shape, and moments with their powers."""
+
+    shape: tuple[int, ...]
+    moments: Mapping[str, int]
+
+
+def kept_parameters(header: Header, ours: Layout, stored: Shapes) -> dict[str, Kept]:
+    """What a state file keeps of each parameter among a model's stored tensors."""
+    name = optimizer_of(header)
+    return {
+        parameter: Kept(shape, moments(name, ours, parameter))
+        for parameter, shape in stored.items()
+        if not ours.is_frozen(parameter)
+    }
+
+
+def require_optimizer(found: Shapes, parameters: Mapping[str, Kept], where: str) -> bool:
     """Check that a file holds the optimizer's state of these parameters and of no other.
 
     Args:
         found: the shapes of the tensors below `optimizer/`, by their names without it.
-        parameters: the shapes of the model's parameters.
+        parameters: what is to be kept of each.
         where: names the file in errors.
 
     Returns:
@@ -90,11 +120,11 @@ def require_optimizer(found: Shapes, parameters: Shapes, where: str) -> bool:
     """
     wanted: dict[str, tuple[int, ...]] = {}
     grown = any(name.endswith("/factors") for name in found)
-    for name, shape in parameters.items():
-        wanted |= {f"{name}/{moment}": shape for moment in MOMENTS}
+    for name, kept in parameters.items():
+        wanted |= {f"{name}/{moment}": kept.shape for moment in kept.moments}
         if grown:
             wanted[f"{name}/factors"] = (3,)
-            wanted |= {f"{name}/age.{axis}": (size,) for axis, size in enumerate(shape)}
+            wanted |= {f"{name}/age.{axis}": (size,) for axis, size in enumerate(kept.shape)}
     for name, shape in wanted.items():
         if name not in found:
             owner = name.rpartition("/")[0]
@@ -134,13 +164,13 @@ def not_begun(header: Header) -> bool:
 
 
 def read_slots(
-    tensors: Mapping[str, Tensor], parameters: Shapes, header: Header, where: str
+    tensors: Mapping[str, Tensor], parameters: Mapping[str, Kept], header: Header, where: str
 ) -> dict[str, Slot]:
     """What an optimizer begins with where a state file ended, by parameter.
 
     Args:
         tensors: those of the file.
-        parameters: the shapes of the model's parameters.
+        parameters: what is to be kept of each.
         header: the file's; its position is the age of every entry unless the file has its own.
         where: names the file in errors.
 
@@ -157,18 +187,19 @@ def read_slots(
         return {}
     grown = require_optimizer(found, parameters, where)
     out = {}
-    for name, shape in parameters.items():
-        factors, ages = Factors(), [torch.full((size,), step) for size in shape]
+    for name, kept in parameters.items():
+        factors, ages = Factors(), [torch.full((size,), step) for size in kept.shape]
         if grown:
             factors, ages = read_slot(tensors, name, where)
-        moments = tuple(tensors[f"{PART}{name}/{moment}"] for moment in MOMENTS)
-        if bool((moments[1] < 0).any()):
-            raise XtoolError(f"{where}: `{PART}{name}/{MOMENTS[1]}` is below 0, squares are not")
-        out[name] = Slot(factors, tuple(ages), moments)
+        held = {moment: tensors[f"{PART}{name}/{moment}"] for moment in kept.moments}
+        for moment, power in kept.moments.items():
+            if power == 2 and bool((held[moment] < 0).any()):
+                raise XtoolError(f"{where}: `{PART}{name}/{moment}` is below 0, squares are not")
+        out[name] = Slot(factors, tuple(ages), held)
     return out
 
 
-def restore(model: torch.nn.Module, ours: Layout, path: Path) -> tuple[Header, dict[str, Slot]]:
+def restore(model: nn.Module, ours: Layout, path: Path) -> tuple[Header, dict[str, Slot]]:
     """Give a model the weights of a state file; returns its header and the optimizer's slots.
 
     Raises:
@@ -177,18 +208,23 @@ def restore(model: torch.nn.Module, ours: Layout, path: Path) -> tuple[Header, d
     header, tensors = load(path, "resume")
     if "position" not in header.training:
         raise XtoolError(f"{path}: its header names no position")
-    state = model.state_dict()
-    wanted = {name: state[name] for name in stored_names(model, ours)}
+    shapes = {name: tuple(one.shape) for name, one in model_tensors(model, ours).items()}
+    slots = read_slots(tensors, kept_parameters(header, ours, shapes), header, str(path))
+    _copy(model, ours, tensors, "model/", path)
+    return header, slots
+
+
+def _copy(
+    model: nn.Module, ours: Layout, tensors: Mapping[str, Tensor], part: str, path: Path
+) -> None:
+    wanted = model_tensors(model, ours)
     for name, tensor in sorted(wanted.items()):
-        found = tensors.get(f"model/{name}")
+        found = tensors.get(part + name)
         if found is None or found.shape != tensor.shape:
-            raise XtoolError(f"{path}: lacks `model/{name}` of shape {list(tensor.shape)}")
-    shapes = parameter_shapes(ours, {name: tuple(t.shape) for name, t in wanted.items()})
-    slots = read_slots(tensors, shapes, header, str(path))
+            raise XtoolError(f"{path}: lacks `{part}{name}` of shape {list(tensor.shape)}")
     with torch.no_grad():
         for name, tensor in wanted.items():
-            tensor.copy_(tensors[f"model/{name}"])
-    return header, slots
+            tensor.copy_(tensors[part + name])
 
 
 def load_state(run: Run, path: Path) -> dict[str, Slot]:
@@ -199,6 +235,8 @@ def load_state(run: Run, path: Path) -> dict[str, Slot]:
     """
     require_same_run(run, path)
     header, slots = restore(run.model, run.layout, path)
+    if run.shown is not run.model:
+        _copy(run.shown, run.layout, load(path, "resume")[1], AVERAGE, path)
     position = Position(**header.training["position"])
     steps = header.training.get("progress", {}).get("steps")
     if position.step > run.total_steps or position.step != steps:

@@ -36,8 +36,8 @@ from xtool.surgery.operators._maps import DATA_AXES, Key, Maps, copies
 from xtool.surgery.operators.clone import ENTRY as CLONE
 from xtool.surgery.operators.pad import Pad
 from xtool.tasks import Task, fitted, open_data, task_of
-from xtool.training.optimizers import lr_factor
 from xtool.training.run import FORWARD_AND_BACKWARD
+from xtool.training.schedule import lr_factor
 
 PROMISE = "approximate"
 CONDITION = "any width that `clone` or `pad` takes; needs `--data`"
