@@ -134,8 +134,8 @@ def test_replicas_resume_to_the_bit(
     assert xtool(*args, "-o", "whole.st").code == 0
     step = loop._Loop._step
 
-    def stopping(self: Any, total: int) -> None:
-        step(self, total)
+    def stopping(self: Any) -> None:
+        step(self)
         if self.run.position.step == 5:
             signal.raise_signal(signal.SIGINT)
 

@@ -361,8 +361,8 @@ def test_a_stopped_run_from_a_grown_state_resumes_to_the_same_bytes(
     assert xtool(*run, "-o", "straight.st").code == 0
     one_step = loop._Loop._step
 
-    def stopping(self: Any, total: int) -> None:
-        one_step(self, total)
+    def stopping(self: Any) -> None:
+        one_step(self)
         if self.run.position.step == 7:
             os.kill(os.getpid(), signal.SIGINT)
 

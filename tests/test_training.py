@@ -64,8 +64,8 @@ from xtool.training import loop
 from xtool.training.journal import Journal
 step = loop._Loop._step
 at, kind = int(sys.argv[1]), getattr(signal, sys.argv[2])
-def stopping(self, total):
-    step(self, total)
+def stopping(self):
+    step(self)
     if self.run.position.step == at:
         os.kill(os.getpid(), kind)
 loop._Loop._step = stopping

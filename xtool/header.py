@@ -42,6 +42,7 @@ class Position(TypedDict):
     loss_sums: list[float]
     loss_count: Count
     rows: Count
+    clipped: NotRequired[list[Count]]
     worse: NotRequired[Count]
     stopped: NotRequired[bool]
 

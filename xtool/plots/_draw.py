@@ -48,7 +48,11 @@ def request(
     x = x or registry.literal("plots", kind, "X")
     by = by or registry.literal("plots", kind, "BY")
     metrics = list(dict.fromkeys(str(one["metric"]) for one in rows))
-    y = y or next((m for m in ("accuracy", "loss") if m in metrics), metrics[0])
+    y = (
+        y
+        or registry.literal("plots", kind, "Y")
+        or next((m for m in ("accuracy", "loss") if m in metrics), metrics[0])
+    )
     if y not in metrics:
         raise unknown("metric", y, metrics)
     assert x is not None
@@ -66,7 +70,7 @@ def request(
                 f"choose one with `--where split={splits[0]}`, or `--by split` tells them apart",
             )
         chosen = [one for one in chosen if one["split"] == "dev"]
-    if registry.literal("plots", kind, "LAST", False) and x not in ("step", "epoch"):
+    if registry.literal("plots", kind, "LAST", False) and not {x, by} & {"step", "epoch"}:
         chosen = last(chosen)
     return Request(chosen, x, y, by, _baselines(rows, chosen, y))
 

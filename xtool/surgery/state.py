@@ -58,6 +58,7 @@ START: Position = {
     "loss_sums": [],
     "loss_count": 0,
     "rows": 0,
+    "clipped": [],
     "worse": 0,
     "stopped": False,
 }

@@ -21,10 +21,11 @@ from xtool.seeds import derive
 from xtool.training.journal import Journal, best_path, rows_path, state_path
 from xtool.training.optimizers import make
 from xtool.training.replicas import Replicas
-from xtool.training.run import Listener, Run
+from xtool.training.run import FORWARD_AND_BACKWARD, Listener, Run
 from xtool.training.schedule import lr_factor
 from xtool.training.state import load_state, save_model, save_state
 from xtool.training.stop import StopRequest
+from xtool.training.watch import Watch, without_gradient
 
 LOOK_EVERY = 20
 
@@ -48,7 +49,7 @@ class _Loop:
     """The moving parts of one run."""
 
     def __init__(self, run: Run, listener: Listener, resume: bool) -> None:
-        self.run, self.listener = run, listener
+        self.run, self.listener, self.total = run, listener, run.total_steps
         self.who = Replicas(run.model, run.config, len(run.seeds))
         average = run.shown is not run.model
         self.shown = Replicas(run.shown, run.config, len(run.seeds)) if average else self.who
@@ -61,7 +62,7 @@ class _Loop:
         slots = load_state(run, self.state_path) if resume else run.slots
         self.optimizers = make(run.model, run.layout, run.dials, slots)
         self.slots = {name: slot.earlier(run.position.step) for name, slot in slots.items()}
-        done = run.position.stopped or run.position.step >= run.total_steps
+        done = run.position.stopped or run.position.step >= self.total
         self.keep_state = run.dials["keep_state"] or (resume and done and run.out.exists())
         self.journal = Journal(rows_path(run.out), run.position.step if resume else None)
         if resume and len(self.journal.kept) != run.position.rows:
@@ -72,29 +73,35 @@ class _Loop:
             run.position.rows = len(self.journal.kept)
         self.began = time.monotonic() - self.journal.seconds * self.who.count
         self.losses: list[Tensor] = []
+        self.clipped = torch.tensor(run.position.clipped or [0] * self.who.count).to(self.device)
+        self.watch = Watch(run.model, self.who) if run.dials["watch"] else None
         self.params = count(self.who.each[0])
 
     def run_all(self) -> str:
         """Every step from the position to the end, then the files."""
-        run, at = self.run, self.run.position
-        total = run.total_steps
+        at = self.run.position
         try:
             with StopRequest() as stop:
                 if at.step == 0:
                     self._evaluate()
-                while at.step < total and not at.stopped:
+                while at.step < self.total and not at.stopped:
                     if stop.asked is not None:
                         raise self._interrupted()
-                    self._step(total)
-                    self._look(total)
+                    self._step()
+                    self._look()
                 return self._finish()
         finally:
             self.journal.close()
 
-    def _step(self, total: int) -> None:
+    def _factor(self, step: int) -> float:
+        """The schedule's factor on the learning rate before a step."""
+        dials = self.run.dials
+        return lr_factor(dials["schedule"], step, self.total, dials["warmup"], dials["decay_part"])
+
+    def _step(self) -> None:
         """One batch: forward, backward, update."""
         run, step, dials = self.run, self.run.position.step, self.run.dials
-        factor = lr_factor(dials["schedule"], step, total, dials["warmup"])
+        factor = self._factor(step)
         for group in (group for one in self.optimizers for group in one.param_groups):
             group["lr"] = dials["lr"] * factor * group["lr_factor"]
         self.who.seed([derive(seed, "step", run.steps_before + step) for seed in run.seeds])
@@ -103,10 +110,16 @@ class _Loop:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         losses = self._gradients(batch)  # (R,)
+        watched = self.watch if self._due(step + 1) else None
+        if watched:
+            watched.gradients()
         if dials["clip"] > 0:
-            self.who.clip(dials["clip"])
+            norms = self.who.clip(dials["clip"])  # (R,)
+            self.clipped += norms > dials["clip"]
         for optimizer in self.optimizers:
             optimizer.step()
+        if watched:
+            watched.updates()
         if dials["ema"]:
             self._average(min(dials["ema"], (1 + step) / (10 + step)))
         self.losses.append(losses)
@@ -142,14 +155,14 @@ class _Loop:
         size = int(self.run.dials["batch_size"])
         return self.orders[seed][1][place * size : (place + 1) * size]
 
-    def _look(self, total: int) -> None:
+    def _look(self) -> None:
         """After a step: what is due of reports, evaluations and saves."""
         step, dials = self.run.position.step, self.run.dials
         limit = dials["max_time"]
         if limit is not None and time.monotonic() - self.began >= limit:
-            self.run.position.stopped = step < total
-        last = step == total or self.run.position.stopped
-        due = step % int(dials["eval_every"] or self.run.steps_per_epoch) == 0
+            self.run.position.stopped = step < self.total
+        last = step == self.total or self.run.position.stopped
+        due = self._due(step)
         save = step % int(dials["save_every"]) == 0 if dials["save_every"] else due
         look = step % LOOK_EVERY == 0 or due or save or last
         self.listener.stepped(step, self._add_losses() if look else None)
@@ -157,6 +170,22 @@ class _Loop:
             self._evaluate()
         if save and not last:
             self._save_state()
+
+        if step == min(LOOK_EVERY, self.total):
+            self._name_unmoved()
+
+    def _due(self, step: int) -> bool:
+        """Whether the step is followed by an evaluation, unless time is over before."""
+        run = self.run
+        every = int(run.dials["eval_every"] or run.steps_per_epoch)
+        return step % every == 0 or step == self.total
+
+    def _name_unmoved(self) -> None:
+        """Say which parameters learn nothing."""
+        names = without_gradient(self.run.model)
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            self.listener.note(f"no gradient reaches {', '.join(names[:3])}{more}: it cannot learn")
 
     def _add_losses(self) -> float | None:
         """Move the losses since the last time from the device into the position, in order.
@@ -169,6 +198,7 @@ class _Loop:
         at, last = self.run.position, None
         found = torch.stack(self.losses).tolist() if self.losses else []
         self.losses.clear()
+        at.clipped = self.clipped.tolist()
         for step, losses in enumerate(found, at.step - len(found) + 1):
             for seed, loss in zip(self.run.seeds, losses, strict=True):
                 if not math.isfinite(loss):
@@ -197,6 +227,8 @@ class _Loop:
         run, at = self.run, self.run.position
         rows: list[Row] = []
         self._add_losses()
+        if self.watch:
+            self.watch.stop()
         for replica, model in enumerate(self.shown.each):
             base = self._columns(replica, self._seconds())
             found = scores(model, run.task, run.data.split("dev")) | self.baselines
@@ -205,12 +237,29 @@ class _Loop:
                 mean = at.loss_sums[replica] / at.loss_count
                 rows.append(row(split="train", metric="loss", value=mean, **base))
             rows += self._reached(rows, base)
+            if self.watch and at.loss_count:
+                rows += self._watched(self.watch, replica, base | {"split": "train"})
         at.loss_sums, at.loss_count = [], 0
+        self.clipped.zero_()
         self.journal.write(rows)
         at.rows += len(rows)
         self.listener.evaluated(rows)
+        if self.watch:
+            self.watch.start(at.step)
         if self.who.count == 1:
             self._compare(next(one["value"] for one in rows if one["metric"] == "loss"))
+
+    def _watched(self, watch: Watch, replica: int, base: Row) -> list[Row]:
+        """Rows of how the steps since the last evaluation went."""
+        run, at = self.run, self.run.position
+        size = int(run.dials["batch_size"])
+        cost = {"tokens": size * run.config["context"]}
+        cost["flops"] = FORWARD_AND_BACKWARD * run.flops * size
+        said = {"lr": run.dials["lr"] * self._factor(at.step - 1)}
+        if run.dials["clip"] > 0:
+            said["clipped"] = at.clipped[replica] / at.loss_count
+        rows = [row(metric=name, value=value, **base) for name, value in said.items()]
+        return rows + watch.rows(replica, at.step, cost, base)
 
     def _compare(self, loss: float) -> None:
         """Keep the lowest dev loss, with its model if asked, and stop when it is not lowered."""
@@ -256,9 +305,9 @@ class _Loop:
 
     def _interrupted(self) -> Interrupted:
         self._save_state()
-        done, total = self.run.position.step, self.run.total_steps
+        done = f"step {self.run.position.step} of {self.total}"
         return Interrupted(
-            f"interrupted at step {done} of {total}, saved in {self.state_path}",
+            f"interrupted at {done}, saved in {self.state_path}",
             "the same command with `--resume` goes on from there",
         )
 
@@ -269,7 +318,7 @@ class _Loop:
             self.listener.note(f"`--reach {run.dials['reach']}` was not reached")
         if at.stopped:
             why = f"no lower dev loss in {at.worse} evaluations" if at.worse else "`--max-time`"
-            self.listener.note(f"stopped after {at.step:,} of {run.total_steps:,} steps: {why}")
+            self.listener.note(f"stopped after {at.step:,} of {self.total:,} steps: {why}")
         self._save_state()
         digest = save_model(run, run.out, at.step)
         seconds = self._seconds()

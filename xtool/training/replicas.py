@@ -97,16 +97,24 @@ class Replicas:
                 held[name] = tensor
 
     @torch.no_grad()
-    def clip(self, limit: float) -> None:
-        """Scale the gradient of each replica to a norm of at most `limit`."""
+    def clip(self, limit: float) -> Float[Tensor, " R"]:
+        """Scale the gradient of each replica to a norm of at most `limit`; what the norms were."""
         if self.count == 1:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-            return
+            return torch.stack([torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)])
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients])
-        scale = (limit / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1)  # (R,)
+        norms = self.norm(gradients)
+        scale = (limit / (norms + 1e-6)).clamp(max=1)  # (R,)
         for gradient in gradients:
             gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))
+        return norms
+
+    @torch.no_grad()
+    def norm(self, tensors: Sequence[Tensor]) -> Float[Tensor, " R"]:
+        """The norm over all tensors together, of each replica."""
+        each = [one.reshape(self.count, -1) for one in tensors]
+        norms = torch.stack([torch.linalg.vector_norm(one, dim=1) for one in each])
+        whole: Tensor = torch.linalg.vector_norm(norms, dim=0)
+        return whole
 
 
 def _views(model: nn.Module, config: Mapping[str, Any], count: int) -> Iterator[nn.Module]:

@@ -29,6 +29,7 @@ class Position:
     loss_sums: list[float] = field(default_factory=list)
     loss_count: int = 0
     rows: int = 0
+    clipped: list[int] = field(default_factory=list)
     worse: int = 0
     stopped: bool = False
 
@@ -154,4 +155,13 @@ class Run:
         )
 
 
-NOT_IN_FILES = {"keep_state", "keep_best", "save_every", "eval_every", "reach", "label", "threads"}
+NOT_IN_FILES = {
+    "keep_state",
+    "keep_best",
+    "watch",
+    "save_every",
+    "eval_every",
+    "reach",
+    "label",
+    "threads",
+}
