@@ -17,6 +17,7 @@ from xtool import registry
 from xtool.archs import Architecture
 from xtool.axes import SIZES
 from xtool.errors import UsageError
+from xtool.layers._cache import Cache
 from xtool.layers.blocks import Block
 from xtool.layers.linear import Linear
 from xtool.layers.mlp import Mlp
@@ -53,6 +54,7 @@ OPTIONS = [
     ("dropout_hidden", "float", 0.0, "inside the feed-forward part and a two-layer head"),
 ]
 TASK = "counting"
+CACHED = True
 TUNABLE = ["dropout", "dropout_attention", "dropout_hidden"]
 PRESETS = {
     "counting": {
@@ -149,6 +151,8 @@ FROZEN = {"embed.positions": ["positions=sinusoidal", "positions=sinusoidal-unpa
 class Embed(nn.Module):
     """Symbols (B, T) to vectors (B, T, D), with positions added."""
 
+    cache: Cache | None = None
+
     def __init__(self, c: SimpleNamespace) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(c.vocab_size, c.d_model))
@@ -164,7 +168,8 @@ class Embed(nn.Module):
         """Look up and add."""
         x = F.embedding(symbols.long(), self.weight)  # (B, T, D)
         if self.positions is not None:
-            x = x + self.positions[: symbols.shape[1]]
+            count = symbols.shape[1]
+            x = x + self.positions[self.cache.places(count) if self.cache else slice(count)]
         out: Tensor = self.dropout(x)
         return out
 

@@ -1,4 +1,4 @@
-"""Sample a model: inputs, targets and predictions of its task."""
+"""Sample a model: the text that it goes on with, or inputs, targets and predictions of its task."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,41 +6,78 @@ from typing import Annotated
 import typer
 
 from xtool.commands._ui import INPUT, Own, one_path, write_stdout
+from xtool.errors import UsageError
+
+TEXT, SHOW = "Text", "Examples"
 
 
 def sample(
     model: Annotated[Path, typer.Argument(help="A model, or - for its path.")],
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="The text to go on from; - reads it.", rich_help_panel=TEXT),
+    ] = None,
+    length: Annotated[int, typer.Option(help="Tokens.", rich_help_panel=TEXT, min=1)] = 500,
+    samples: Annotated[int, typer.Option(help="How many.", rich_help_panel=TEXT, min=1)] = 1,
+    temperature: Annotated[
+        float, typer.Option(help="0 takes the likeliest token.", rich_help_panel=TEXT)
+    ] = 0.8,
+    top_k: Annotated[
+        int | None, typer.Option(help="Only so many of the likeliest.", rich_help_panel=TEXT)
+    ] = None,
+    top_p: Annotated[
+        float,
+        typer.Option(help="Only the likeliest of this probability.", rich_help_panel=TEXT),
+    ] = 1.0,
+    stop: Annotated[
+        str | None, typer.Option(help="End before this text.", rich_help_panel=TEXT)
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Compute every position anew.", rich_help_panel=TEXT)
+    ] = False,
     data: Annotated[
         Path | None,
-        typer.Option(help="The data; by default that of the lineage.", rich_help_panel=INPUT),
+        typer.Option(help="The data; by default that of the lineage.", rich_help_panel=SHOW),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, dev or test.", rich_help_panel=INPUT)] = "dev",
-    examples: Annotated[int, typer.Option(help="How many.", rich_help_panel=INPUT, min=1)] = 5,
-    seed: Annotated[
-        int, typer.Option(help="Of the choice of examples.", rich_help_panel=INPUT)
-    ] = 0,
+    split: Annotated[
+        str | None, typer.Option(help="train, dev or test. [default: dev]", rich_help_panel=SHOW)
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option(help="How many. [default: 5]", rich_help_panel=SHOW, min=1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.", rich_help_panel=INPUT)] = 0,
+    replica: Annotated[
+        int | None, typer.Option(help="Which of several models.", rich_help_panel=INPUT)
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=INPUT)
+    ] = "cpu",
     own: Own = None,
 ) -> None:
-    """Show inputs, targets and predictions.
+    """Print text that a language model goes on with, or examples of a task.
 
-    The wrong ones are marked.
+    Of examples inputs, targets and predictions are shown, the wrong ones marked.
     """
     place = one_path(model)
-    import torch
-
     from xtool.archs import read_model
-    from xtool.dataset import find_data
-    from xtool.evaluation.score import predict
-    from xtool.seeds import derive
-    from xtool.tasks import fitted, open_data, task_of
+    from xtool.commands._sample import Drawing, show, speak
+    from xtool.tasks import task_of
+    from xtool.training.setup import device_of
 
-    header, _, built = read_model(place)
-    found = open_data(data or find_data(header, [place.parent, Path.cwd()]))
-    found = fitted(found, header, "the data")
-    chosen = found.split(split)
-    generator = torch.Generator().manual_seed(derive(seed, "sample"))
-    picked = torch.randperm(len(chosen), generator=generator)[:examples]
-    inputs, targets = chosen.inputs[picked], chosen.targets[picked]
-    task = task_of(header, str(place))
-    lines = task.show(header, inputs, targets, predict(built, inputs))
-    write_stdout("\n".join(lines) + "\n")
+    header, _, built = read_model(place, replica)
+    built = built.to(device_of(device))
+    text = task_of(header, str(place)).shape(header).context is None
+    if text and (data, split, examples) == (None, None, None):
+        speak(
+            built,
+            header,
+            prompt,
+            Drawing(length, samples, temperature, top_k, top_p, stop, not no_cache, seed),
+        )
+        return
+    if prompt is not None:
+        raise UsageError(
+            f"`--prompt` is for the text of a language model, not for examples of {place}",
+            "leave out `--data`, `--split` and `--examples`" if text else "leave it out",
+        )
+    write_stdout(show(built, header, place, data, split or "dev", examples or 5, seed))

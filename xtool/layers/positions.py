@@ -28,10 +28,10 @@ def frequencies(pairs: int) -> Float64[Tensor, "{pairs}"]:
 
 
 def turned(
-    x: Float[Tensor, "B H T K"], frequencies: Float[Tensor, " pairs"]
+    x: Float[Tensor, "B H T K"], frequencies: Float[Tensor, " pairs"], start: int = 0
 ) -> Float[Tensor, "B H T K"]:
-    """Each pair of columns turned by its position times its frequency."""
-    steps = torch.arange(x.shape[-2], device=x.device, dtype=x.dtype)
+    """Each pair of columns turned by its position, counted from `start`, times its frequency."""
+    steps = torch.arange(start, start + x.shape[-2], device=x.device, dtype=x.dtype)
     angles = steps[:, None] * frequencies  # (T, K/2)
     cosine, sine = angles.cos(), angles.sin()
     first, second = x[..., 0::2], x[..., 1::2]  # (B, H, T, K/2)

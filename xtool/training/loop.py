@@ -21,6 +21,7 @@ from xtool.seeds import derive
 from xtool.training.journal import Journal, best_path, rows_path, state_path
 from xtool.training.optimizers import make
 from xtool.training.replicas import Replicas
+from xtool.training.routes import applied
 from xtool.training.run import FORWARD_AND_BACKWARD, Listener, Run
 from xtool.training.schedule import lr_factor
 from xtool.training.state import load_state, save_model, save_state
@@ -50,7 +51,10 @@ class _Loop:
 
     def __init__(self, run: Run, listener: Listener, resume: bool) -> None:
         self.run, self.listener, self.total = run, listener, run.total_steps
-        self.who = Replicas(run.model, run.config, len(run.seeds))
+        bf16 = run.dials["precision"] == "bf16"
+        self.who = Replicas(run.model, run.config, len(run.seeds), bf16)
+        if run.dials["compile"]:
+            self.who.forward = torch.compile(run.model)
         average = run.shown is not run.model
         self.shown = Replicas(run.shown, run.config, len(run.seeds)) if average else self.who
         self.device = self.who.device
@@ -81,7 +85,7 @@ class _Loop:
         """Every step from the position to the end, then the files."""
         at = self.run.position
         try:
-            with StopRequest() as stop:
+            with StopRequest() as stop, applied(self.run.route):
                 if at.step == 0:
                     self._evaluate()
                 while at.step < self.total and not at.stopped:

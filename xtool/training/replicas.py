@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from xtool.archs import build
+from xtool.layers.attention._kernel import products
 
 
 def stacked(models: Sequence[nn.Module]) -> nn.Module:
@@ -45,10 +46,14 @@ class Replicas:
         model: as it is for one, stacked for several.
         config: of one model.
         count: how many there are.
+        bf16: whether to round products to bfloat16.
     """
 
-    def __init__(self, model: nn.Module, config: Mapping[str, Any], count: int) -> None:
-        self.model, self.count = model, count
+    def __init__(
+        self, model: nn.Module, config: Mapping[str, Any], count: int, bf16: bool = False
+    ) -> None:
+        self.model, self.count, self.bf16 = model, count, bf16
+        self.forward: Callable[..., Tensor] = model
         self.device = next(model.parameters()).device
         self.generators = [torch.Generator(self.device) for _ in range(count)]
         self.places: list[tuple[dict[str, Any], str]] = [
@@ -73,10 +78,13 @@ class Replicas:
         self, loss: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor
     ) -> Float[Tensor, " R"]:
         """The mean loss of each replica on its own batch, (R, B, T) each -> (R,)."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.forward(inputs[0]) if self.count == 1 else self._logits(inputs)
+        if self.bf16:
+            logits = logits.float()
         if self.count == 1:
-            return loss(self.model(inputs[0]), targets[0]).mean().view(1)
-        logits = self._logits(inputs).flatten(0, 1)  # (R*B, T, C)
-        found = loss(logits, targets.flatten(0, 1))  # (R*B, T)
+            return loss(logits, targets[0]).mean().view(1)
+        found = loss(logits.flatten(0, 1), targets.flatten(0, 1))  # (R*B, T)
         return found.view(self.count, -1).mean(1)  # (R,)
 
     def _logits(self, inputs: Integer[Tensor, "R B T"]) -> Float[Tensor, "R B T C"]:
@@ -209,15 +217,13 @@ class _Batchable(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Float[Tensor, "B H T W"]:
-        if enable_gqa:
-            groups = q.shape[-3] // k.shape[-3]
-            k, v = k.repeat_interleave(groups, -3), v.repeat_interleave(groups, -3)
-        scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-1, -2)
-        if is_causal:
-            seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-            scores = scores.masked_fill(~seen, float("-inf"))  # (B, H, T, S)
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, float("-inf"))
-        elif attn_mask is not None:
-            scores = scores + attn_mask
-        return self._dropout(scores.softmax(-1), dropout_p) @ v  # (B, H, T, W)
+        return products(
+            q,
+            k,
+            v,
+            causal=is_causal,
+            scale=q.shape[-1] ** -0.5 if scale is None else scale,
+            dropout=dropout_p,
+            mask=attn_mask,
+            drop=self._dropout,
+        )

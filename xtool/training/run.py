@@ -63,6 +63,7 @@ class Run:
         lineage: the steps so far and this one.
         out: the model's path.
         threads: CPU threads in use.
+        route: the matrix library and the attention kernel, see `routes`.
         slots: what the optimizer begins with, by parameter; none begins from nothing.
         averaged: the model whose weights are the running average, if there is one.
     """
@@ -78,6 +79,7 @@ class Run:
     lineage: list[Step]
     out: Path
     threads: int
+    route: str
     slots: Mapping[str, Slot] = field(default_factory=dict)
     averaged: nn.Module | None = None
     position: Position = field(default_factory=Position)
@@ -139,7 +141,7 @@ class Run:
             "dials": {k: v for k, v in self.dials.items() if k not in NOT_IN_FILES},
             "progress": cast(Any, self.progress(step)),
             "threads": self.threads,
-            "route": "torch",
+            "route": self.route,
         }
         if self.dials.get("label"):
             training["label"] = self.dials["label"]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import torch
@@ -26,13 +27,16 @@ from xtool.training.dials import REPORT
 from xtool.training.optimizers import FOLDER as OPTIMIZERS
 from xtool.training.optimizers import Slot
 from xtool.training.replicas import stacked
+from xtool.training.routes import choose
 from xtool.training.run import Run
 from xtool.training.state import restore
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+COMPILERS = ("g++", "clang++", "c++")
 MAX_THREADS = 1024
 MAX_REPLICAS = 1024
-DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
+# Of the weights; with bf16 it is products that are rounded.
+DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.float32}
 WIDTHS = [name for name in SIZES if name.startswith("d_") and name != RESIDUAL]
 
 
@@ -172,6 +176,8 @@ def set_up(
     device = device_of(dials["device"])
     if device.type == "mps" and dials["precision"] == "fp64":
         raise UsageError("`mps` has no double precision", "use `--device cpu`")
+    if dials["compile"] and device.type == "cpu" and not any(map(which, COMPILERS)):
+        raise XtoolError("`--compile` needs a C++ compiler, and none is found", "install g++")
     final = dict(dials) | {"device": device.type}
     if count > 1:
         config = config | {REPLICAS: count}
@@ -188,6 +194,7 @@ def set_up(
         lineage=[*steps, _step(config, final, inputs)],
         out=out,
         threads=threads,
+        route=choose(dials["route"], device.type, config, dials),
         slots=slots,
         averaged=deepcopy(model).requires_grad_(False) if final["ema"] else None,
     )
@@ -279,7 +286,7 @@ def _check_replicas(dials: Mapping[str, Any]) -> None:
             f"`{dials['optimizer']}` takes plain matrices, those of replicas have an axis more",
             "train the replicas one by one, or use another `--optimizer`",
         )
-    for name in ("reach", "keep_best", "patience"):
+    for name in ("reach", "keep_best", "patience", "compile"):
         if dials["replicas"] > 1 and dials[name]:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(

@@ -276,6 +276,7 @@ def require_same_run(run: Run, path: Path) -> None:
         ("seed", theirs.seed, ours.seed),
         ("version", theirs.version, ours.version),
         ("threads", header.training.get("threads"), run.threads),
+        ("route", header.training.get("route"), run.route),
     ):
         if was != now:
             raise XtoolError(

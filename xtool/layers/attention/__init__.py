@@ -38,7 +38,8 @@ class Attention(Protocol):
     """What a file in this folder ends with, as `ENTRY`.
 
     A file also declares the literals `AXES`, `PRODUCTS` and `FROZEN` (see `xtool.axes`), with names
-    below `blocks.{layer}.attention.`.
+    below `blocks.{layer}.attention.`; `CACHED` says that it keeps keys and values, see
+    `xtool.layers._cache`, when new positions come one by one.
     """
 
     def build(self, config: AttentionConfig) -> nn.Module:

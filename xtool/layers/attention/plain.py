@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from xtool.layers._cache import Cache
 from xtool.layers.attention import Attention, AttentionConfig
+from xtool.layers.attention._kernel import attend
 from xtool.layers.linear import Linear
 from xtool.layers.positions import turned
 
@@ -30,6 +31,7 @@ AXES = {
     "vo.bias": ("d_model",),
 }
 PRODUCTS = {"q.*": ("d_head", "score_scale")}
+CACHED = True
 FROZEN = {"frequencies": ["positions=rotary"]}
 
 
@@ -38,6 +40,8 @@ class Plain(nn.Module):
 
     Without an output projection the values are `vo`, since they write the residual themselves.
     """
+
+    cache: Cache | None = None
 
     def __init__(self, config: AttentionConfig) -> None:
         super().__init__()
@@ -67,16 +71,14 @@ class Plain(nn.Module):
         q = self._heads(self.q(x), self.n_heads)  # (B, H, T, K)
         k = self._heads(self.k(x), self.n_kv_heads)  # (B, G, T, K)
         v = self._heads(values(x), self.n_kv_heads)  # (B, G, T, W)
+        start = self.cache.places(x.shape[1]).start if self.cache else 0
         if self.frequencies is not None:
-            q, k = turned(q, self.frequencies), turned(k, self.frequencies)
-        mixed = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.causal,
-            scale=self.scale,
-            enable_gqa=self.n_kv_heads < self.n_heads,
+            q, k = (turned(one, self.frequencies, start) for one in (q, k))
+        if self.cache:
+            k, v = self.cache.extend(k, v)
+        dropout = self.dropout if self.training else 0.0
+        mixed = attend(
+            q, k, v, causal=self.causal and start == 0, scale=self.scale, dropout=dropout
         )  # (B, H, T, W)
         out = mixed.transpose(1, 2).flatten(2)  # (B, T, H*K)
         return self.o(out) if hasattr(self, "o") else out

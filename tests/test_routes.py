@@ -1,0 +1,121 @@
+"""Routes: equal results by every library and kernel, and the rule that chooses among them."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Result, configuration
+
+from xtool.archs import read_model
+from xtool.checkpoint import load
+from xtool.layers.attention._kernel import attend, kernel
+from xtool.training import routes
+
+RUN = ["--d-model", 16, "--n-layers", 1, "--n-heads", 2, "--threads", 1, "--batch-size", 32]
+DIALS: dict[str, Any] = {"precision": "fp32", "replicas": 1, "batch_size": 8}
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("heads", [2, 4])
+def test_the_kernels_agree_and_so_do_their_gradients(causal: bool, heads: int) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(3, 4, 7, 5, dtype=torch.float64)
+    k, v = (torch.randn(3, heads, 7, width, dtype=torch.float64) for width in (5, 6))
+    found = []
+    for name in ("sdpa", "plain"):
+        inputs = [one.clone().requires_grad_() for one in (q, k, v)]
+        with kernel(name):
+            out = attend(*inputs, causal=causal, scale=0.3)
+        (out**2).sum().backward()
+        found.append([out, *(one.grad for one in inputs)])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("route", [one for one in routes.ROUTES if one != routes.DEFAULT])
+def test_a_route_changes_no_more_than_rounding(
+    route: str, data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = ["train", data, *RUN, "--steps", 10]
+    assert xtool(*args, "--route", routes.DEFAULT, "-o", "a.st").code == 0
+    done = xtool(*args, "--route", route, "-o", "b.st")
+    if "onednn" in route and routes.error(route, configuration(), 32) > routes.LARGEST_ERROR:
+        assert (done.code, "has a relative error" in done.err) == (2, True)
+        return
+    assert done.code == 0, done.err
+    assert load(tmp_path / "b.st")[0].training["route"] == route
+    one, other = (read_model(tmp_path / f"{name}.st")[2].state_dict() for name in "ab")
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, other[name], rtol=0, atol=1e-4), name
+
+
+def test_the_rule_is_of_processor_shape_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "error", lambda *args: 1e-7)
+    short, long = ({"vocab_size": 9, "d_model": 8, "context": n} for n in (64, 256))
+    monkeypatch.setattr(routes, "_zen", lambda: True)
+    assert routes.choose("auto", "cpu", short, DIALS) == "onednn+plain"
+    assert routes.choose("auto", "cpu", long, DIALS) == "onednn+sdpa"
+    for change in ({"precision": "fp64"}, {"precision": "bf16"}, {"replicas": 2}):
+        assert routes.choose("auto", "cpu", short, DIALS | change) == routes.DEFAULT
+    assert routes.choose("auto", "cuda", short, DIALS) == routes.DEFAULT
+    monkeypatch.setattr(routes, "_zen", lambda: False)
+    assert routes.choose("auto", "cpu", short, DIALS) == routes.DEFAULT
+
+
+def test_a_route_that_rounds_is_rejected(
+    data: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(routes, "_zen", lambda: True)
+    monkeypatch.setattr(routes, "error", lambda *args: 2.9e-3)
+    assert xtool("train", data, *RUN, "--steps", 1, "-o", "m.st").code == 0
+    assert load(tmp_path / "m.st")[0].training["route"] == routes.DEFAULT
+    done = xtool("train", data, *RUN, "--steps", 1, "--route", "onednn+plain", "-o", "n.st")
+    assert done.code == 2
+    assert "its products have a relative error of 2.9e-03 here, at most 1e-05" in done.err
+
+
+def test_the_error_is_that_of_float32_and_settings_come_back() -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    assert 1e-8 < routes.error(routes.DEFAULT, configuration(), 8) < 1e-6
+    with pytest.raises(KeyError), routes.applied("onednn+plain"):
+        raise KeyError
+    assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]
+
+
+def test_another_route_is_another_run(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["train", data, *RUN, "--steps", 2, "--keep-state", "-o", "m.st"]
+    assert xtool(*args).code == 0
+    (tmp_path / "m.st").unlink()
+    monkeypatch.setattr("xtool.training.setup.choose", lambda *args: "torch+plain")
+    done = xtool(*args, "--resume")
+    assert done.code == 1
+    assert "`route` is torch+sdpa there, torch+plain here" in done.err
+
+
+def test_bf16_rounds_products_and_keeps_weights(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = ["train", data, *RUN, "--steps", 10, "--lr", 0.01]
+    for precision in ("fp32", "bf16"):
+        assert xtool(*args, "--precision", precision, "-o", f"{precision}.st").code == 0
+    one, other = (read_model(tmp_path / f"{n}.st")[2].state_dict() for n in ("fp32", "bf16"))
+    apart = max(float((one[name] - other[name]).abs().max()) for name in one)
+    assert 1e-5 < apart < 0.05
+    assert all(tensor.dtype == torch.float32 for tensor in other.values())
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_alike(data: Path, tmp_path: Path) -> None:
+    args = [sys.executable, "-m", "xtool", "train", data, *RUN, "--steps", 10, "-q"]
+    for more in (["-o", "a.st"], ["--compile", "-o", "b.st"]):
+        command = [str(one) for one in [*args, "--precision", "fp64", *more]]
+        subprocess.run(command, check=True, cwd=tmp_path)
+    one, other = (read_model(tmp_path / f"{name}.st")[2].state_dict() for name in "ab")
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, other[name], rtol=0, atol=1e-9), name

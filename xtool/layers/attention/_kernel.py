@@ -1,0 +1,89 @@
+"""The kernel of scaled dot-product attention: torch's fused one, or plain products.
+
+Which is faster depends on processor and shape, so a run chooses one; see `xtool.training.routes`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+KERNELS = ("sdpa", "plain")
+_chosen = [KERNELS[0]]
+
+Dropout = Callable[[Tensor, float], Tensor]
+
+
+@contextmanager
+def kernel(name: str) -> Iterator[None]:
+    """Use one of `KERNELS` inside."""
+    _chosen.append(name)
+    try:
+        yield
+    finally:
+        _chosen.pop()
+
+
+def attend(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B G S K"],
+    v: Float[Tensor, "B G S W"],
+    *,
+    causal: bool,
+    scale: float,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H T W"]:
+    """softmax(scale q k^T) v, by the chosen kernel; H / G query heads share a head of keys."""
+    if _chosen[-1] == "plain":
+        return products(q, k, v, causal=causal, scale=scale, dropout=dropout)
+    return F.scaled_dot_product_attention(
+        q, k, v, None, dropout, causal, scale=scale, enable_gqa=k.shape[-3] < q.shape[-3]
+    )
+
+
+def products(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B G S K"],
+    v: Float[Tensor, "B G S W"],
+    *,
+    causal: bool,
+    scale: float,
+    dropout: float = 0.0,
+    mask: Tensor | None = None,
+    drop: Dropout = F.dropout,
+) -> Float[Tensor, "B H T W"]:
+    """The same by two matrix products.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        causal: whether a query sees only the keys up to its own.
+        scale: on the scores.
+        dropout: its rate on attention weights.
+        mask: (T, S) or what broadcasts with the scores; added to them, or where they are kept.
+        drop: drops out at a rate.
+    """
+    if groups := q.shape[-3] // k.shape[-3] - 1:
+        k, v = (one.repeat_interleave(groups + 1, -3) for one in (k, v))
+    scores = (q * scale) @ k.transpose(-1, -2)  # (B, H, T, S)
+    if causal:
+        scores = scores + _future(q.shape[-2], k.shape[-2], scores.dtype, scores.device)
+    if mask is not None:
+        kept = mask.dtype == torch.bool
+        scores = scores.masked_fill(~mask, float("-inf")) if kept else scores + mask
+    weights = scores.softmax(-1)
+    return (drop(weights, dropout) if dropout else weights) @ v
+
+
+@lru_cache(maxsize=8)
+def _future(
+    queries: int, keys: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "T S"]:
+    """What is added to scores: minus infinity at later positions; the last ones are the same."""
+    mask = torch.full((queries, keys), float("-inf"), dtype=dtype, device=device)
+    return mask.triu(keys - queries + 1)
