@@ -757,3 +757,34 @@ def test_passthrough_without_slices_says_so_whatever_was_asked(tmp_path: Path) -
         grow_to(
             tmp_path / "a.st", tmp_path / "b.st", "passthrough", dials={"slices": None}, n_layers=4
         )
+
+
+@pytest.mark.parametrize("method", EXACT)
+@pytest.mark.parametrize(
+    "dials",
+    [
+        {"attention": "qk-norm", "positions": "rotary"},
+        {"attention": "average", "n_heads": 4, "n_kv_heads": 2},
+        {"activation": "relu2", "residual": False},
+        {"activation": "none", "bias": "all"},
+        {"d_ff": 0},
+    ],
+    ids=str,
+)
+def test_exact_operators_keep_every_choice_of_layers(
+    method: str, dials: dict[str, Any], tmp_path: Path
+) -> None:
+    make_model(tmp_path / "a.st", **({"n_heads": 2, "norm": "rmsnorm"} | dials))
+    changes: list[dict[str, int]] = [{"d_model": 32}, {"n_layers": 4}]
+    for change in changes:
+        out = tmp_path / "b.st"
+        out.unlink(missing_ok=True)
+        deeper = "n_layers" in change
+        if deeper and dials.get("residual") is False:
+            with pytest.raises(UsageError, match="no new block is the identity"):
+                grow_to(tmp_path / "a.st", out, method, **change)
+            continue
+        assert grow_to(tmp_path / "a.st", out, method, **change).exact, change
+    if dials.get("attention") == "qk-norm":
+        with pytest.raises(UsageError, match="`qk-norm` depends on `d_head`"):
+            grow_to(tmp_path / "a.st", tmp_path / "c.st", method, d_head=16)

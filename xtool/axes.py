@@ -256,6 +256,14 @@ def holds(condition: str, config: Mapping[str, Any]) -> bool:
     return str(config.get(dial)).lower() == value.lower()
 
 
+def fixed(config: Mapping[str, Any]) -> list[str]:
+    """The axes that no exact operator may change, as the attention variant declares them."""
+    if "attention" not in config:
+        return []
+    found = registry.literal("layers/attention", str(config["attention"]), "FIXED", {})
+    return [axis for axis, of in found.items() if not of or any(holds(c, config) for c in of)]
+
+
 def one_model(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of each model of a file that holds several."""
     return {name: value for name, value in config.items() if name != REPLICAS}
@@ -277,6 +285,7 @@ def layout(config: Mapping[str, Any]) -> Layout:
     frozen: dict[str, list[str]] = dict(registry.literal(*own, "FROZEN", {}))
     if "attention" in config:
         variant = ("layers/attention", str(config["attention"]))
+        variant = (variant[0], registry.literal(*variant, "LIKE", variant[1]))
         for key, axes in registry.literal(*variant, "AXES", {}).items():
             table[ATTENTION + key] = axes
         for key, value in registry.literal(*variant, "PRODUCTS", {}).items():

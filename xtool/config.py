@@ -147,7 +147,10 @@ def check_model(config: Mapping[str, Value], where: str) -> None:
         raise XtoolError(f"{where}: the header names no architecture")
     dials = {dial.name: dial for dial in model_options(arch, attention)}
     known = [*dials, *SHAPE]
+    later = registry.literal("archs", arch, "LATER", [])
     for name in sorted({*known, *config} - set(OTHER)):
+        if name in later and name not in config:
+            continue
         if name not in known or name not in config:
             what = "unknown" if name in config else "missing"
             raise XtoolError(f"{where}: the header's configuration: dial `{name}` is {what}")
@@ -155,6 +158,8 @@ def check_model(config: Mapping[str, Value], where: str) -> None:
         for name in SHAPE:
             Option(name, "int", 1, "").parse(config[name], where)
         for name, dial in dials.items():
+            if name in later and name not in config:
+                continue
             dial.parse(config[name], where)
             if config[name] is None and dial.default is not None:
                 raise UsageError(f"`{name}` has no value")

@@ -41,8 +41,9 @@ class Architecture(Protocol):
 
     A file also declares the literals `OPTIONS`, `AXES`, and where they apply `PRESETS`, `TIED`,
     `FROZEN`, `PRODUCTS` (see `xtool.axes`), `TASK` (the default one) and `TUNABLE` (dials that may
-    change on a trained model because no tensor depends on them), `CACHED` (its modules that look
-    back have a cache, see `xtool.layers._cache`).
+    change on a trained model because no tensor depends on them), `LATER` (dials that older files
+    lack; their defaults are what was before), `CACHED` (its modules that look back have a cache,
+    see `xtool.layers._cache`).
     """
 
     def configure(self, dials: Mapping[str, Any], shape: Shape) -> dict[str, Any]:

@@ -32,11 +32,11 @@ OPTIONS = [
     ("n_kv_heads", "int", None, "heads of keys and values; n_heads unless given"),
     ("d_head", "int", None, "width of a head's queries and keys; d_model / n_heads unless given"),
     ("d_value", "int", None, "width of a head's values; d_head unless given"),
-    ("d_ff", "int", None, "width of the feed-forward part; 4 d_model unless given"),
+    ("d_ff", "int", None, "width of the feed-forward part; 4 d_model unless given, 0 for none"),
     ("d_hidden", "int", None, "width of a two-layer head; one layer unless given"),
     ("norm", "none|layernorm|rmsnorm", "layernorm", "norm before each part"),
     ("norm_eps", "float", 1e-5, "what the norm adds to the variance"),
-    ("activation", "relu|gelu|swiglu", "gelu", "non-linearity"),
+    ("activation", "relu|relu2|gelu|swiglu|none", "gelu", "non-linearity"),
     (
         "positions",
         "none|learned|sinusoidal|sinusoidal-unpaired|rotary",
@@ -48,6 +48,7 @@ OPTIONS = [
     ("score_scale", "d_head|d_model|none", "d_head", "scores are divided by the root of this"),
     ("causal", "bool", True, "see only earlier positions"),
     ("bias", "all|mlp|none", "none", "which linear layers have one"),
+    ("residual", "bool", True, "add each part's output to its input"),
     ("tied_head", "bool", False, "the head reads the embedding's own weights"),
     ("dropout", "float", 0.0, "on the embedding and on each part's output"),
     ("dropout_attention", "float", 0.0, "on the attention weights"),
@@ -55,6 +56,7 @@ OPTIONS = [
 ]
 TASK = "counting"
 CACHED = True
+LATER = ["residual"]
 TUNABLE = ["dropout", "dropout_attention", "dropout_hidden"]
 PRESETS = {
     "counting": {
@@ -219,9 +221,12 @@ class Gpt(nn.Module):
         return Block(
             norm(c.norm, c.d_model, c.norm_eps),
             registry.load("layers/attention", c.attention).build(c),
-            norm(c.norm, c.d_model, c.norm_eps),
-            Mlp(c.d_model, c.d_ff, c.activation, c.bias != "none", c.dropout_hidden),
+            norm(c.norm, c.d_model, c.norm_eps) if c.d_ff else None,
+            Mlp(c.d_model, c.d_ff, c.activation, c.bias != "none", c.dropout_hidden)
+            if c.d_ff
+            else None,
             c.dropout,
+            getattr(c, "residual", True),
         )
 
     def stages(self) -> Sequence[tuple[str, nn.Module]]:
@@ -242,8 +247,9 @@ class _Entry:
         c = dict(dials) | vars(shape)
         for name in (name for name in SIZES if name in c):
             most = MAX_LAYERS if name == "n_layers" else MAX_WIDTH
-            if c[name] is not None and not 1 <= c[name] <= most:
-                raise UsageError(f"`{name}` is {c[name]}, it must be 1 to {most}")
+            least = 0 if name == "d_ff" else 1
+            if c[name] is not None and not least <= c[name] <= most:
+                raise UsageError(f"`{name}` is {c[name]}, it must be {least} to {most}")
         if c["d_head"] is None:
             if c["d_model"] % c["n_heads"]:
                 raise UsageError(
@@ -253,7 +259,7 @@ class _Entry:
             c["d_head"] = c["d_model"] // c["n_heads"]
         c["d_value"] = c["d_value"] or c["d_head"]
         c["n_kv_heads"] = c["n_kv_heads"] or c["n_heads"]
-        c["d_ff"] = c["d_ff"] or 4 * c["d_model"]
+        c["d_ff"] = 4 * c["d_model"] if c["d_ff"] is None else c["d_ff"]
         _check(c)
         return c
 

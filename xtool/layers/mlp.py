@@ -1,10 +1,23 @@
-"""The feed-forward part: relu, gelu, or the gated swiglu (Shazeer, 2020, arXiv:2002.05202)."""
+"""The feed-forward part and its non-linearity.
+
+`relu2` is the squared relu (So et al., 2021, arXiv:2109.08668), `swiglu` gated (Shazeer, 2020,
+arXiv:2002.05202), `none` none: the part is linear.
+"""
+
+from collections.abc import Callable
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xtool.layers.linear import Linear
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+    "gelu": F.gelu,
+    "none": lambda x: x,
+}
 
 
 class Mlp(nn.Module):
@@ -26,6 +39,6 @@ class Mlp(nn.Module):
         if self.gate is not None:
             hidden = F.silu(self.gate(x)) * hidden
         else:
-            hidden = F.relu(hidden) if self.activation == "relu" else F.gelu(hidden)
+            hidden = FUNCTIONS[self.activation](hidden)
         out: Tensor = self.down(self.dropout(hidden))  # (B, T, D)
         return out

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xtool import registry
 from xtool.archs import checked
-from xtool.axes import DATA, RESIDUAL, SIZES, layout
+from xtool.axes import DATA, RESIDUAL, SIZES, fixed, layout
 from xtool.checkpoint import NAMES, Reader
 from xtool.errors import UsageError
 from xtool.layers.initial import initial
@@ -197,11 +197,23 @@ def _plan_one(
     own = _own(method, dials)
     growth = Growth(reader, old, layout(new_config), seed, own, tuple(layers))
     _require_groups(growth)
+    if promise(method) == "exact" and (reason := _inexact(old.config, new_config)):
+        raise UsageError(f"`{method}` refuses: {reason}", "an approximate operator can do it")
     if isinstance(operator, Conditional) and (reason := operator.refuse(growth)):
         raise UsageError(f"`{method}` refuses: {reason}", "see `xtool grow --help` for the others")
     checked(new_config)
     _require_tables(growth)
     return Plan(method, growth, changed(old.config, new_config))
+
+
+def _inexact(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Why no growth of these sizes keeps the function, whatever the operator; empty if one may."""
+    for axis in fixed(old):
+        if new[axis] != old[axis]:
+            return f"the attention variant `{old['attention']}` depends on `{axis}`"
+    if new.get("n_layers") != old.get("n_layers") and old.get("residual") is False:
+        return "without residual connections no new block is the identity"
+    return ""
 
 
 def _require_groups(growth: Growth) -> None:

@@ -37,7 +37,9 @@ class AttentionConfig(Protocol):
 class Attention(Protocol):
     """What a file in this folder ends with, as `ENTRY`.
 
-    A file also declares the literals `AXES`, `PRODUCTS` and `FROZEN` (see `xtool.axes`), with names
+    A file also declares the literals `AXES`, `PRODUCTS` and `FROZEN` (see `xtool.axes`), or `LIKE`,
+    the variant whose tensors it has; and `FIXED`, axes that no exact operator may change, each with
+    conditions such as `score_scale=d_model` of which one must hold. Names of tensors are those
     below `blocks.{layer}.attention.`; `CACHED` says that it keeps keys and values, see
     `xtool.layers._cache`, when new positions come one by one.
     """

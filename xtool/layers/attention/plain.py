@@ -71,6 +71,7 @@ class Plain(nn.Module):
         q = self._heads(self.q(x), self.n_heads)  # (B, H, T, K)
         k = self._heads(self.k(x), self.n_kv_heads)  # (B, G, T, K)
         v = self._heads(values(x), self.n_kv_heads)  # (B, G, T, W)
+        q, k = self.prepared(q), self.prepared(k)
         start = self.cache.places(x.shape[1]).start if self.cache else 0
         if self.frequencies is not None:
             q, k = (turned(one, self.frequencies, start) for one in (q, k))
@@ -83,15 +84,23 @@ class Plain(nn.Module):
         out = mixed.transpose(1, 2).flatten(2)  # (B, T, H*K)
         return self.o(out) if hasattr(self, "o") else out
 
+    def prepared(self, x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H T K"]:
+        """What becomes of queries and of keys before positions turn them: here nothing."""
+        return x
+
     def _heads(self, x: Float[Tensor, "B T HK"], heads: int) -> Float[Tensor, "B H T K"]:
         return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)  # (B, H, T, K)
 
 
-class _Entry:
+class PlainEntry:
+    """The contract of the folder; variants with the same tensors build on it."""
+
     def build(self, config: AttentionConfig) -> nn.Module:
+        """The module."""
         return Plain(config)
 
     def flops(self, config: Any, context: int) -> int:
+        """Projections, scores and sums."""
         d, h, g = config.d_model, config.n_heads, config.n_kv_heads
         k, v = config.d_head, config.d_value
         projections = d * (h * k + g * (k + v)) + (h * v * d if config.attention_output else 0)
@@ -99,4 +108,4 @@ class _Entry:
         return total
 
 
-ENTRY: Attention = _Entry()
+ENTRY: Attention = PlainEntry()
