@@ -16,6 +16,7 @@ import typer
 from xtool import __version__, registry
 from xtool.commands._dials import with_dials, words
 from xtool.commands._help import GroupedCommand
+from xtool.commands._ui import spoken_for
 from xtool.errors import XtoolError
 
 COMMANDS = ("prepare", "train", "grow", "slice", "evaluate", "plot", "sample", "inspect", "check")
@@ -62,6 +63,8 @@ def make_app() -> typer.Typer:
 
 def fail(message: str, hint: str, code: int) -> NoReturn:
     """Print one error with its hint on standard error and exit."""
+    if spoken_for():
+        sys.exit(code)
     print(f"error: {message}", file=sys.stderr)
     if hint:
         print(f"\nhint: {hint}", file=sys.stderr)

@@ -54,6 +54,7 @@ class Training(TypedDict, total=False):
     progress: Progress
     position: Position
     threads: Count
+    processes: Count
     route: str
     label: str
 

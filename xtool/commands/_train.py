@@ -17,6 +17,7 @@ from xtool.storage import Source
 from xtool.tasks import defaults, make_data, open_data, task_of
 from xtool.training.dials import CONTEXT, REPORT, RESULT
 from xtool.training.journal import best_path, rows_path, state_path
+from xtool.training.parallel import Processes
 from xtool.training.run import Run
 from xtool.training.setup import fresh_config, preset, set_up, trained_config
 from xtool.training.state import optimizer_of
@@ -58,7 +59,7 @@ class Asked:
         return count(run.model) // len(run.seeds)
 
 
-def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
+def plan_run(asked: Asked, notes: Notes, processes: Processes) -> tuple[Run, bool]:
     """The run, and whether it goes on from a saved state.
 
     Raises:
@@ -66,6 +67,8 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
         XtoolError: an unreadable input, or an output that is in the way.
     """
     parent = _header(asked.parent) if asked.parent else None
+    if processes.count > 1 and not (asked.data or parent):
+        raise UsageError("several processes need their data prepared", "name the data file")
     data_path = asked.data or _default_data(asked, parent, notes)
     data = open_data(data_path)
     arch = parent.config["arch"] if parent else asked.arch or "gpt"
@@ -98,7 +101,7 @@ def plan_run(asked: Asked, notes: Notes) -> tuple[Run, bool]:
             was = parent.training.get("dials", {}).get(name, dials[name])
             if was != dials[name]:
                 notes.say(f"`{name}` is {dials[name]}, the state's moments were made with {was}")
-    return set_up(data, asked.parent, config, dials, out), saved is not None
+    return set_up(data, asked.parent, config, dials, out, processes), saved is not None
 
 
 def _config(asked: Asked, data: Header, arch: str, parent: Header | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the commands share: paths from standard input, notes on standard error, common options."""
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,6 +71,11 @@ class Notes:
         """A line, only if verbose."""
         if self.verbose:
             self.say(text)
+
+
+def spoken_for() -> bool:
+    """Whether another of the processes that `torchrun` started speaks for this one."""
+    return os.environ.get("RANK", "0") != "0"
 
 
 def chosen_format(form: str | None) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,11 +20,16 @@ from xtool.commands._ui import (
     Quiet,
     Verbose,
     one_path,
+    spoken_for,
     write_stdout,
 )
 from xtool.config import Option, model_options, resolve, run_file_text
 from xtool.inputs import require_files
 from xtool.training.dials import CONTEXT, REPORT, RESULT
+
+if TYPE_CHECKING:
+    from xtool.commands._train import Asked
+    from xtool.training.parallel import Processes
 
 CHOICE = [Option("arch", "text", "gpt", ""), Option("preset", "text", None, "")]
 
@@ -118,13 +123,11 @@ def train(
 
     Its path goes to standard output, its rows to NAME.rows.jsonl.
     """
-    notes = Notes(quiet, verbose)
+    notes = Notes(quiet or spoken_for(), verbose)
     parent = one_path(parent) if parent else None
     require_files([data] if data else [], "give a data file of `xtool prepare`")
-    from xtool.atomic import replacing, require_writable
-    from xtool.commands._progress import ProgressBar
-    from xtool.commands._train import Asked, outputs, plan_run
-    from xtool.training.loop import train as train_run
+    from xtool.commands._train import Asked
+    from xtool.training.parallel import joined
 
     named = arch or peek_run_file("train").get("arch")
     if isinstance(named, str):
@@ -150,27 +153,42 @@ def train(
         config_file=config_file,
         save_config=save_config,
     )
-    run, going_on = plan_run(asked, notes)
-    if save_config:
+    with joined() as processes:
+        _train(asked, notes, processes)
+
+
+def _train(asked: "Asked", notes: Notes, processes: "Processes") -> None:
+    """Plan, say and do it; of several processes the first one speaks."""
+    from xtool.atomic import replacing, require_writable
+    from xtool.commands._progress import ProgressBar
+    from xtool.commands._train import outputs, plan_run
+    from xtool.training.loop import train as train_run
+
+    run, going_on = plan_run(asked, notes, processes)
+    if asked.save_config and processes.first:
         values = {"arch": run.config["arch"], **asked.used(run), **run.dials}
-        require_writable(save_config, force)
-        if not dry_run:
-            with replacing(save_config) as (file, _):
+        require_writable(asked.save_config, asked.force)
+        if not asked.dry_run:
+            with replacing(asked.save_config) as (file, _):
                 file.write(run_file_text("train", values).encode())
     total = run.total_steps
+    together = f", {processes.count} processes" if processes.count > 1 else ""
     several = f"{len(run.seeds)} models, each of " if len(run.seeds) > 1 else ""
     notes.say(
         f"{run.config['arch']}: {several}{asked.params(run):,} parameters, {total:,} steps of "
         f"{run.dials['batch_size']}, {run.progress(total)['flops']:.3g} training FLOPs; "
-        f"{run.threads} thread{'s' * (run.threads > 1)} -> {run.out}"
+        f"{run.threads} thread{'s' * (run.threads > 1)}{together}, "
+        f"{run.route} -> {run.out}"
     )
     for name, value in sorted((dict(run.config) | dict(run.dials)).items()):
         notes.detail(f"  {name} = {value}")
-    if dry_run:
+    if asked.dry_run:
         return
     for path in outputs(run.out) if run.dials["keep_best"] else outputs(run.out)[:-1]:
-        require_writable(path, force or resume)
+        require_writable(path, asked.force or asked.resume)
+    processes.wait()
     with ProgressBar(total, run.position.step, notes) as bar:
         digest = train_run(run, bar, resume=going_on)
     notes.detail(f"digest {digest}")
-    write_stdout(f"{run.out}\n")
+    if processes.first:
+        write_stdout(f"{run.out}\n")

@@ -33,6 +33,7 @@ RESULT = from_rows(
         ("compile", "bool", False, "compile the model first, which takes a while"),
         ("seed", "int", 0, "of every random choice"),
         ("replicas", "int", 1, "models trained as one batch, with this seed and those after it"),
+        ("parallel", "none|ddp|fsdp", "none", "what the processes of torchrun share"),
         ("device", "auto|cpu|cuda|mps", "auto", "where to compute"),
         ("threads", "int", None, "CPU threads; all cores unless given"),
     ]

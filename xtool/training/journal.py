@@ -86,6 +86,22 @@ class Journal:
         self._file.close()
 
 
+class Silent(Journal):
+    """That of a process which leaves the rows to another."""
+
+    def __init__(self) -> None:
+        self.kept = []
+
+    def write(self, rows: list[Row]) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def rows_path(out: Path) -> Path:
     """`model.rows.jsonl` for `model.st`."""
     return out.with_name(out.name.removesuffix(".st") + ".rows.jsonl")

@@ -18,8 +18,9 @@ from xtool.errors import Diverged, Interrupted
 from xtool.evaluation.score import LOWER_IS_BETTER, columns_of_model, score_rows, scores
 from xtool.rows import Row, row
 from xtool.seeds import derive
-from xtool.training.journal import Journal, best_path, rows_path, state_path
+from xtool.training.journal import Journal, Silent, best_path, rows_path, state_path
 from xtool.training.optimizers import make
+from xtool.training.parallel import gather
 from xtool.training.replicas import Replicas
 from xtool.training.routes import applied
 from xtool.training.run import FORWARD_AND_BACKWARD, Listener, Run
@@ -51,10 +52,9 @@ class _Loop:
 
     def __init__(self, run: Run, listener: Listener, resume: bool) -> None:
         self.run, self.listener, self.total = run, listener, run.total_steps
+        self.processes = run.processes
         bf16 = run.dials["precision"] == "bf16"
         self.who = Replicas(run.model, run.config, len(run.seeds), bf16)
-        if run.dials["compile"]:
-            self.who.forward = torch.compile(run.model)
         average = run.shown is not run.model
         self.shown = Replicas(run.shown, run.config, len(run.seeds)) if average else self.who
         self.device = self.who.device
@@ -64,12 +64,20 @@ class _Loop:
         self.baselines = run.task.baselines(split, run.data.split("dev"))
         self.state_path = state_path(run.out)
         slots = load_state(run, self.state_path) if resume else run.slots
+        self.sharded = average and not run.dials["ema"]
+        self.who.forward = self.processes.wrap(run.model, str(run.dials["parallel"]))
+        if self.sharded:
+            gather(run.model, run.shown)
+        if run.dials["compile"]:
+            self.who.forward = torch.compile(self.who.forward)
         self.optimizers = make(run.model, run.layout, run.dials, slots)
         self.slots = {name: slot.earlier(run.position.step) for name, slot in slots.items()}
         done = run.position.stopped or run.position.step >= self.total
         self.keep_state = run.dials["keep_state"] or (resume and done and run.out.exists())
-        self.journal = Journal(rows_path(run.out), run.position.step if resume else None)
-        if resume and len(self.journal.kept) != run.position.rows:
+        kept = run.position.step if resume else None
+        first = self.processes.first
+        self.journal = Journal(rows_path(run.out), kept) if first else Silent()
+        if resume and first and len(self.journal.kept) != run.position.rows:
             listener.note(
                 f"{self.journal.path}: {len(self.journal.kept)} rows before step "
                 f"{run.position.step}, the run wrote {run.position.rows}"
@@ -89,13 +97,20 @@ class _Loop:
                 if at.step == 0:
                     self._evaluate()
                 while at.step < self.total and not at.stopped:
-                    if stop.asked is not None:
+                    if self._asked(stop):
                         raise self._interrupted()
                     self._step()
                     self._look()
                 return self._finish()
         finally:
             self.journal.close()
+
+    def _asked(self, stop: StopRequest) -> bool:
+        """Whether to stop; several processes agree on it now and then, so that all do."""
+        here = stop.asked is not None
+        if self.processes.count == 1:
+            return here
+        return self.run.position.step % LOOK_EVERY == 0 and self.processes.any(here, self.device)
 
     def _factor(self, step: int) -> float:
         """The schedule's factor on the learning rate before a step."""
@@ -108,7 +123,9 @@ class _Loop:
         factor = self._factor(step)
         for group in (group for one in self.optimizers for group in one.param_groups):
             group["lr"] = dials["lr"] * factor * group["lr_factor"]
-        self.who.seed([derive(seed, "step", run.steps_before + step) for seed in run.seeds])
+        apart = [self.processes.rank] if self.processes.rank else []
+        now = run.steps_before + step
+        self.who.seed([derive(seed, "step", now, *apart) for seed in run.seeds])
         run.model.train()
         batch = torch.stack([self._batch(step, seed) for seed in run.seeds])  # (R, B)
         for optimizer in self.optimizers:
@@ -131,12 +148,14 @@ class _Loop:
 
     def _gradients(self, batch: Integer[Tensor, "R B"]) -> Float[Tensor, " R"]:
         """The gradients of a batch, summed over its parts, and its mean losses."""
-        run, examples = self.run, batch.shape[1]
-        found = []
+        run, processes = self.run, self.processes
+        batch, whole = processes.share(batch)
+        examples, found = batch.shape[1], []
         for part in torch.split(batch, -(-examples // int(run.dials["accumulate"])), 1):
             losses = self.who.losses(run.task.loss, self.inputs[part], self.targets[part])  # (R,)
-            losses = losses * (part.shape[1] / examples)
-            losses.sum().backward()  # type: ignore[no-untyped-call]
+            losses = losses * (whole * part.shape[1] / examples)
+            # Gradients are averaged over processes, the batch's is their sum.
+            (losses.sum() * processes.count).backward()  # type: ignore[no-untyped-call]
             found.append(losses.detach())
         return torch.stack(found).sum(0)
 
@@ -163,8 +182,9 @@ class _Loop:
         """After a step: what is due of reports, evaluations and saves."""
         step, dials = self.run.position.step, self.run.dials
         limit = dials["max_time"]
-        if limit is not None and time.monotonic() - self.began >= limit:
-            self.run.position.stopped = step < self.total
+        if limit is not None:
+            over = time.monotonic() - self.began >= limit
+            self.run.position.stopped = self.processes.any(over, self.device) and step < self.total
         last = step == self.total or self.run.position.stopped
         due = self._due(step)
         save = step % int(dials["save_every"]) == 0 if dials["save_every"] else due
@@ -175,7 +195,7 @@ class _Loop:
         if save and not last:
             self._save_state()
 
-        if step == min(LOOK_EVERY, self.total):
+        if step == min(LOOK_EVERY, self.total) and not self.sharded:
             self._name_unmoved()
 
     def _due(self, step: int) -> bool:
@@ -200,7 +220,7 @@ class _Loop:
             the last one, the mean of the replicas'; None when there is none.
         """
         at, last = self.run.position, None
-        found = torch.stack(self.losses).tolist() if self.losses else []
+        found = self.processes.sum(torch.stack(self.losses)).tolist() if self.losses else []
         self.losses.clear()
         at.clipped = self.clipped.tolist()
         for step, losses in enumerate(found, at.step - len(found) + 1):
@@ -233,7 +253,9 @@ class _Loop:
         self._add_losses()
         if self.watch:
             self.watch.stop()
-        for replica, model in enumerate(self.shown.each):
+        if self.sharded:
+            gather(run.model, run.shown)
+        for replica, model in enumerate(self.shown.each if self.processes.first else []):
             base = self._columns(replica, self._seconds())
             found = scores(model, run.task, run.data.split("dev")) | self.baselines
             rows += score_rows(found, split="dev", **base)
@@ -247,11 +269,13 @@ class _Loop:
         self.clipped.zero_()
         self.journal.write(rows)
         at.rows += len(rows)
-        self.listener.evaluated(rows)
+        if rows:
+            self.listener.evaluated(rows)
         if self.watch:
             self.watch.start(at.step)
-        if self.who.count == 1:
+        if self.who.count == 1 and rows:
             self._compare(next(one["value"] for one in rows if one["metric"] == "loss"))
+        at.stopped = self.processes.any(at.stopped, self.device)
 
     def _watched(self, watch: Watch, replica: int, base: Row) -> list[Row]:
         """Rows of how the steps since the last evaluation went."""

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from xtool.archs import build
 from xtool.layers.attention._kernel import products
+from xtool.training.parallel import whole
 
 
 def stacked(models: Sequence[nn.Module]) -> nn.Module:
@@ -108,7 +109,8 @@ class Replicas:
     def clip(self, limit: float) -> Float[Tensor, " R"]:
         """Scale the gradient of each replica to a norm of at most `limit`; what the norms were."""
         if self.count == 1:
-            return torch.stack([torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)])
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+            return torch.stack([whole(norm)])
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norms = self.norm(gradients)
         scale = (limit / (norms + 1e-6)).clamp(max=1)  # (R,)

@@ -15,6 +15,7 @@ from xtool.lineage import Step
 from xtool.rows import Row
 from xtool.tasks import Task
 from xtool.training.optimizers import Slot
+from xtool.training.parallel import Processes
 
 FORWARD_AND_BACKWARD = 3
 
@@ -64,8 +65,10 @@ class Run:
         out: the model's path.
         threads: CPU threads in use.
         route: the matrix library and the attention kernel, see `routes`.
+        processes: those that share it.
         slots: what the optimizer begins with, by parameter; none begins from nothing.
-        averaged: the model whose weights are the running average, if there is one.
+        averaged: the model that holds the running average of the weights, or with `fsdp` all of
+            them, if there is one.
     """
 
     model: nn.Module
@@ -80,6 +83,7 @@ class Run:
     out: Path
     threads: int
     route: str
+    processes: Processes = field(default_factory=Processes)
     slots: Mapping[str, Slot] = field(default_factory=dict)
     averaged: nn.Module | None = None
     position: Position = field(default_factory=Position)
@@ -143,6 +147,8 @@ class Run:
             "threads": self.threads,
             "route": self.route,
         }
+        if self.processes.count > 1:
+            training["processes"] = self.processes.count
         if self.dials.get("label"):
             training["label"] = self.dials["label"]
         if kind == "resume":

@@ -1,6 +1,7 @@
 """Setting a run up: data, architecture and dials become a `Run`, its model with first values."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -26,6 +27,7 @@ from xtool.tasks import Shape, fitted, task_of
 from xtool.training.dials import REPORT
 from xtool.training.optimizers import FOLDER as OPTIMIZERS
 from xtool.training.optimizers import Slot
+from xtool.training.parallel import Processes, check_parallel
 from xtool.training.replicas import stacked
 from xtool.training.routes import choose
 from xtool.training.run import Run
@@ -33,6 +35,7 @@ from xtool.training.state import restore
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 COMPILERS = ("g++", "clang++", "c++")
+ALONE = Processes()
 MAX_THREADS = 1024
 MAX_REPLICAS = 1024
 # Of the weights; with bf16 it is products that are rounded.
@@ -75,9 +78,11 @@ def device_of(name: str) -> torch.device:
         raise unknown("device", name, DEVICES)
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return torch.device(next((kind for kind, there in usable.items() if there), "cpu"))
+        name = next((kind for kind, there in usable.items() if there), "cpu")
     if not usable.get(name, True):
         raise XtoolError(f"no `{name}` device can be used here", "use `--device auto`")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device(name)
 
 
@@ -142,6 +147,7 @@ def set_up(
     config: Mapping[str, Any],
     dials: Mapping[str, Any],
     out: Path,
+    processes: Processes = ALONE,
 ) -> Run:
     """Everything that the loop needs.
 
@@ -151,6 +157,7 @@ def set_up(
         config: the model's configuration.
         dials: every training dial.
         out: the model's path.
+        processes: those that share the run.
 
     Raises:
         XtoolError: the parent is unreadable, or the data do not fit the model.
@@ -158,6 +165,7 @@ def set_up(
     """
     data = data.cut(config["context"])
     check_dials(dials, data)
+    check_parallel(processes, dials)
     config = one_model(config)
     ours, count = layout(config), int(dials["replicas"])
     models = [build(config).to(DTYPES[dials["precision"]]) for _ in range(count)]
@@ -181,6 +189,7 @@ def set_up(
     final = dict(dials) | {"device": device.type}
     if count > 1:
         config = config | {REPLICAS: count}
+    sharded = processes.count > 1 and dials["parallel"] == "fsdp"
     model = (models[0] if count == 1 else stacked(models)).to(device)
     return Run(
         model=model,
@@ -196,7 +205,8 @@ def set_up(
         threads=threads,
         route=choose(dials["route"], device.type, config, dials),
         slots=slots,
-        averaged=deepcopy(model).requires_grad_(False) if final["ema"] else None,
+        averaged=deepcopy(model).requires_grad_(False) if final["ema"] or sharded else None,
+        processes=processes,
     )
 
 

@@ -22,6 +22,7 @@ from xtool.checkpoint import load, save
 from xtool.errors import XtoolError
 from xtool.header import Header
 from xtool.training.optimizers import REST, Factors, Slot, moments
+from xtool.training.parallel import whole
 from xtool.training.run import Position, Run
 
 PART = "optimizer/"
@@ -33,12 +34,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 def model_tensors(model: nn.Module, ours: Layout) -> dict[str, Tensor]:
     """What a model file holds."""
     state = model.state_dict()
-    return {name: state[name] for name in stored_names(model, ours)}
+    return {name: whole(state[name]) for name in stored_names(model, ours)}
 
 
 def save_model(run: Run, path: Path, step: int) -> str:
     """Write the model as it is after `step` steps, averaged if it is; returns its digest."""
-    return save(path, run.header("model", step), model_tensors(run.shown, run.layout))
+    tensors = model_tensors(run.shown, run.layout)
+    return save(path, run.header("model", step), tensors) if run.processes.first else ""
 
 
 def save_state(
@@ -47,7 +49,7 @@ def save_state(
     optimizers: Sequence[torch.optim.Optimizer],
     slots: Mapping[str, Slot],
 ) -> None:
-    """Write what `load_state` needs to go on.
+    """Write what `load_state` needs to go on; all processes take part, the first one writes.
 
     Args:
         run: where it stands.
@@ -56,7 +58,7 @@ def save_state(
         slots: what it had at step 0 of the run; kept, with their ages now, unless all are plain.
     """
     tensors = {f"model/{n}": one for n, one in model_tensors(run.model, run.layout).items()}
-    if run.shown is not run.model:
+    if run.dials["ema"]:
         shown = model_tensors(run.shown, run.layout)
         tensors |= {AVERAGE + name: tensor for name, tensor in shown.items()}
     if not all(slot.plain for slot in slots.values()):
@@ -70,8 +72,9 @@ def save_state(
             for moment in moments(run.dials["optimizer"], run.layout, name):
                 value = own.get(moment)
                 kept = torch.zeros_like(parameter) if value is None else value
-                tensors[f"{PART}{name}/{moment}"] = kept
-    save(path, run.header("resume", run.position.step), tensors)
+                tensors[f"{PART}{name}/{moment}"] = whole(kept)
+    if run.processes.first:
+        save(path, run.header("resume", run.position.step), tensors)
 
 
 def slot_tensors(name: str, factors: Factors, ages: tuple[Tensor, ...]) -> dict[str, Tensor]:
@@ -235,7 +238,7 @@ def load_state(run: Run, path: Path) -> dict[str, Slot]:
     """
     require_same_run(run, path)
     header, slots = restore(run.model, run.layout, path)
-    if run.shown is not run.model:
+    if run.dials["ema"]:
         _copy(run.shown, run.layout, load(path, "resume")[1], AVERAGE, path)
     position = Position(**header.training["position"])
     steps = header.training.get("progress", {}).get("steps")
@@ -276,6 +279,7 @@ def require_same_run(run: Run, path: Path) -> None:
         ("seed", theirs.seed, ours.seed),
         ("version", theirs.version, ours.version),
         ("threads", header.training.get("threads"), run.threads),
+        ("processes", header.training.get("processes", 1), run.processes.count),
         ("route", header.training.get("route"), run.route),
     ):
         if was != now:

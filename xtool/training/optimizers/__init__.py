@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from xtool import registry
 from xtool.axes import Layout
+from xtool.training.parallel import like
 
 FOLDER = "training/optimizers"
 REST = "adamw"
@@ -173,7 +174,7 @@ def _make_one(
     )
     own = {p: slots[p] for group in groups.values() for p in group if p in slots}
     for parameter, slot in own.items():
-        held = {key: moment.to(parameter) for key, moment in slot.moments.items()}
+        held = {key: like(moment, parameter) for key, moment in slot.moments.items()}
         optimizer.state[parameter].update(held)
     if isinstance(entry(name), Ageing):
         entry(name).begin(optimizer, own)  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xtool.training.optimizers import Carried, Factors, Optimizer, Slot
+from xtool.training.parallel import like
 
 MOMENTS = {"exp_avg": 1, "exp_avg_sq": 2}
 
@@ -39,7 +40,7 @@ class AdamW:
             optimizer.state[parameter]["step"] = step
             younger = slot.younger()
             if younger.any():
-                young.append(_Young(parameter, younger.to(parameter.device), slot.age))
+                young.append(_Young(parameter, like(younger, parameter), slot.age))
         if young:
             optimizer.register_step_post_hook(lambda used, args, kwargs: _correct(used, young))
 
