@@ -179,7 +179,8 @@ def test_bits_do_not_depend_on_the_tokenizer(tmp_path: Path) -> None:
                 return torch.zeros(*x.shape, self.out_features)
 
         values = score.scores(Uniform(1, size), TASK, dev)
-        assert tuple(values) == score.metrics(TASK, dev)
+        named = {one["metric"] for one in score.score_rows(values)}
+        assert named == set(score.metrics(TASK, dev))
         bits[tokenizer] = {name: float(v.mean()) / math.log2(size) for name, v in values.items()}
     assert bits["char"]["bits_per_char"] == pytest.approx(1)
     assert bits["byte"]["bits_per_byte"] == pytest.approx(1)
@@ -539,3 +540,10 @@ def test_a_word_without_an_end_is_cut() -> None:
     text = "x" * 100_000 + " " * 50_000
     ours = fit("bpe", {"train": text}, 300)
     assert ours.decode(ours.encode(text)) == text
+
+
+def test_perplexity_is_of_the_mean_loss(model: Path, xtool: Run) -> None:
+    values = found(xtool("evaluate", model, "--format", "jsonl"))
+    for column in ("value", "low", "high"):
+        expected = math.exp(values["loss"][column])
+        assert values["perplexity"][column] == pytest.approx(expected)

@@ -17,7 +17,9 @@ from xtool.tasks import Task
 
 BATCH = 1024
 POSITIONS = 32768
-LOWER_IS_BETTER = ("loss", "bits_per_char", "bits_per_byte", "squared_error")
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_char", "bits_per_byte", "squared_error")
+LARGEST = 700.0  # whose exponential is still a number
+TEXT = {"bits_per_char", "bits_per_byte"}
 
 
 @torch.inference_mode()
@@ -57,8 +59,9 @@ def together(split: Split, most: int) -> int:
 
 
 def metrics(task: Task, split: Split) -> tuple[str, ...]:
-    """The metrics that `scores` gives of a split."""
-    return (*task.metrics, *(f"bits_per_{unit}" for unit in split.units))
+    """The metrics of the rows of a split."""
+    text = ("perplexity", *(f"bits_per_{unit}" for unit in split.units)) if split.units else ()
+    return (*task.metrics, *text)
 
 
 @torch.inference_mode()
@@ -79,6 +82,12 @@ def score_rows(found: dict[str, Float64[Tensor, " N"]], **columns: Any) -> list[
         mean = bounded(metric, estimate(values.tolist()))
         numbers = {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
         rows.append(row(metric=metric, **numbers, **columns))
+        if metric == "loss" and TEXT & found.keys():
+            # Of the mean, not a mean over examples.
+            powers = {
+                name: math.exp(min(n, LARGEST)) for name, n in numbers.items() if n is not None
+            }
+            rows.append(row(metric="perplexity", **powers | {"n": mean.n}, **columns))
     return rows
 
 
