@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Result, make_model
+from conftest import Result, configuration, make_model
 from test_operators import grow_to
 
 from xtool import rows
+from xtool.analysis.parts import part_rows
 from xtool.analysis.similarity import cka
 from xtool.analysis.spectrum import distance, spectrum
+from xtool.archs import architecture, build, count
 from xtool.plots import _draw
 
 INSPECT = ("inspect", "--format", "jsonl")
@@ -231,3 +233,28 @@ def test_spectra_are_drawn_a_panel_a_matrix_and_a_line_a_model(
     assert alone.get_title() == "head.weight"
     done = xtool("plot", "s.jsonl", "--kind", "spectrum", "--x", "tensor", "-o", "no.svg")
     assert done.code == 2
+
+
+@pytest.mark.parametrize(
+    "dials", [{}, {"tied_head": True, "positions": "rotary", "n_kv_heads": 1}, {"d_ff": 0}], ids=str
+)
+def test_parts_add_up_to_the_model(dials: dict[str, Any]) -> None:
+    config = configuration(n_layers=3, n_heads=2, **dials)
+    found = part_rows(config, "x")
+    for metric, whole in (
+        ("params", count(build(config))),
+        ("flops", architecture(config).flops(config)),
+    ):
+        own = [one for one in found if one["metric"] == metric]
+        assert sum(one["value"] for one in own) == whole
+        assert sum(one["share"] for one in own) == pytest.approx(1)
+    mlp = [one["value"] for one in found if (one["part"], one["metric"]) == ("mlp", "params")]
+    assert mlp == ([] if dials.get("d_ff") == 0 else [3 * 2 * 16 * config["d_ff"]])
+
+
+def test_parts_are_rows_of_the_command(tmp_path: Path, xtool: Callable[..., Result]) -> None:
+    make_model(tmp_path / "a.st")
+    done = xtool("inspect", "a.st", "--parts", "--where", "metric=flops", "--format", "csv")
+    assert done.code == 0, done.err
+    assert [line.split(",")[0] for line in done.out.splitlines()[1:]] == ["a"] * 6
+    assert "attention" in done.out

@@ -1,4 +1,4 @@
-"""What `inspect --spectrum` and `--similarity` do: analyses of models, as rows."""
+"""What `inspect --parts`, `--spectrum` and `--similarity` do: analyses of models, as rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ class Wanted:
     """What to find out of models.
 
     Attributes:
+        parts: the shares of their parts in parameters and FLOPs.
         spectrum: the singular values of their matrices.
         similarity: how alike their activations are.
         data: the inputs of `similarity`; None looks for those of the first model's lineage.
@@ -20,6 +21,7 @@ class Wanted:
         form: the rows' format; None for a table on a terminal, else CSV.
     """
 
+    parts: bool
     spectrum: bool
     similarity: bool
     data: Path | None
@@ -28,7 +30,7 @@ class Wanted:
     form: str | None
 
     def __bool__(self) -> bool:
-        return self.spectrum or self.similarity
+        return self.parts or self.spectrum or self.similarity
 
 
 def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
@@ -39,8 +41,10 @@ def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
         XtoolError: an unreadable model, or data that is not found or does not fit.
     """
     from xtool import rows as tables
+    from xtool.analysis.parts import part_rows
     from xtool.analysis.similarity import similarity_rows
     from xtool.analysis.spectrum import spectrum_rows
+    from xtool.config import check_model
     from xtool.dataset import find_data
     from xtool.errors import UsageError
     from xtool.storage import Source
@@ -50,7 +54,15 @@ def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
     if wanted.similarity and len(paths) < 2:
         raise UsageError("`--similarity` compares models: give two or more")
     names = labels(paths)
-    rows = spectrum_rows(paths, names, notes.say) if wanted.spectrum else []
+    rows = []
+    if wanted.parts:
+        for path, name in zip(paths, names, strict=True):
+            with Source(path) as source:
+                config = source.require_header("model", "resume").config
+            check_model(config, str(path))
+            rows += part_rows(config, name)
+    if wanted.spectrum:
+        rows += spectrum_rows(paths, names, notes.say)
     if wanted.similarity:
         with Source(paths[0]) as source:
             header = source.require_header("model")

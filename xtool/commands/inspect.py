@@ -26,6 +26,14 @@ def inspect(
         int,
         typer.Option(help="Of a data file, show this many examples.", rich_help_panel=INPUT, min=0),
     ] = 0,
+    parts: Annotated[
+        bool,
+        typer.Option(
+            "--parts",
+            help="Rows: each part's share of the parameters and of the FLOPs.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
     spectrum: Annotated[
         bool,
         typer.Option(
@@ -77,11 +85,13 @@ def inspect(
     """
     from xtool.errors import UsageError
 
-    wanted = Wanted(spectrum, similarity, data, split, where or [], form)
+    wanted = Wanted(parts, spectrum, similarity, data, split, where or [], form)
     if wanted and (as_json or examples):
         raise UsageError("`--json` and `--examples` are not for rows", "`--format jsonl` is")
     if not wanted and (data or where or form):
-        raise UsageError("`--data`, `--where` and `--format` are for --spectrum and --similarity")
+        raise UsageError(
+            "`--data`, `--where` and `--format` are for --spectrum, --similarity and --parts"
+        )
     if wanted:
         analyse(paths(file), wanted, Notes(quiet, verbose=False))
         return

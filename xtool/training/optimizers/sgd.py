@@ -15,7 +15,7 @@ MOMENTS = {"momentum_buffer": 1}
 
 class _Entry:
     def build(self, groups: Sequence[dict[str, Any]], dials: Mapping[str, Any]) -> torch.optim.SGD:
-        return torch.optim.SGD(groups, lr=dials["lr"], momentum=dials["beta1"], fused=True)
+        return torch.optim.SGD(groups, lr=dials["lr"], momentum=dials["beta1"])
 
     def factors(self, carried: Carried) -> Factors:
         """The step scales with the gradient, and the decay is a part of it."""
