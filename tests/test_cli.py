@@ -628,6 +628,16 @@ def test_the_growth_experiment_on_text_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_questions_of_language_models_run(tmp_path: Path) -> None:
+    done = shell(f"bash {ROOT / 'examples' / 'language.sh'} --fast out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "out" / "tables.md").read_text()
+    for label in ("base", "bigram", "no-residual", "plain-average", "bpe-512"):
+        assert f"| {label} " in table
+    assert (tmp_path / "out" / "by-flops.png").exists()
+
+
+@pytest.mark.slow
 def test_the_growth_experiment_runs(tmp_path: Path) -> None:
     done = shell(f"bash {ROOT / 'examples' / 'growth.sh'} --fast out", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """Optimizers, schedules and when a run ends, against the formulas written out."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,13 @@ def test_the_average_follows_the_weights(
         assert torch.allclose(tensor, wanted, rtol=0, atol=1e-12), name
         assert torch.equal(kept[f"average/{name}"], tensor)
         assert torch.equal(kept[f"model/{name}"], states[5][name])
+    assert xtool("check", "m.resume.st").code == 0
+    shown = json.loads(xtool("inspect", "m.resume.st", "--json").out)
+    assert shown["params"] == sum(p.numel() for p in averaged.parameters())
+    grown = xtool("grow", "m.resume.st", "--to", 16, "-o", "g.resume.st")
+    assert "the running average of the weights is left behind" in grown.err
+    assert not any(name.startswith("average/") for name in load(tmp_path / "g.resume.st")[1])
+    assert xtool("train", data, "--from", "m.resume.st", "--steps", 1, "-o", "on.st").code == 0
 
 
 def test_warm_up_stable_decay() -> None:

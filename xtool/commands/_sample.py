@@ -70,7 +70,7 @@ def speak(model: nn.Module, header: Header, prompt: str | None, drawing: Drawing
         )
     tokenizer = restore(header.tokenizer)
     if prompt == "-":
-        prompt = sys.stdin.read(MAX_BYTES)
+        prompt = sys.stdin.read(MAX_BYTES).removesuffix("\n")
     start = _start(tokenizer, prompt)
     generator = torch.Generator().manual_seed(derive(drawing.seed, "sample"))
     pick = picker(drawing.temperature, drawing.top_k, drawing.top_p, tokenizer.size, generator)

@@ -123,7 +123,7 @@ def describe(path: Path) -> dict[str, Any]:
         tensors = []
         for entry in sorted(source.entries.values(), key=lambda one: one.name):
             one: dict[str, Any] = {"name": entry.name, "dtype": entry.dtype, "shape": entry.shape}
-            name = entry.name.removeprefix("model/")
+            name = entry.name.removeprefix("model/").removeprefix("average/")
             owner, _, kept = name.removeprefix("optimizer/").rpartition("/")
             if ours and kept == "factors":
                 factors = zip(("lr", "eps", "decay"), _doubles(source, entry), strict=False)
@@ -137,7 +137,7 @@ def describe(path: Path) -> dict[str, Any]:
             t
             for t in tensors
             if ours
-            and not t["name"].startswith("optimizer/")
+            and not t["name"].startswith(("optimizer/", "average/"))
             and not ours.is_frozen(t["name"].removeprefix("model/"))
         ]
         return {

@@ -301,6 +301,8 @@ def notes_on(chosen: Plan, header: Header) -> list[str]:
     out = [f"optimizer: moments, counters and factors grown by the rule of `{chosen.method}`"]
     if chosen.growth.regroups:
         out.append("heads of keys became several: their moments are copied, which is not exact")
+    if header.training.get("dials", {}).get("ema"):
+        out.append("the running average of the weights is left behind: a run begins its own")
     if header.training.get("dials", {}).get("clip"):
         out.append("`--clip` was set: it acts on the norm of all gradients, which growing changes")
     return out
