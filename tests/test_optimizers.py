@@ -154,10 +154,12 @@ def test_a_run_without_progress_stops_and_says_so(
     assert f"stopped after {steps} of 500 steps: no lower dev loss in 3 evaluations" in done.err
 
 
+@pytest.mark.parametrize("lr", [1e-3, 100])
 def test_a_run_ends_when_its_time_is_over(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    lr: float, data: Path, xtool: Callable[..., Result], tmp_path: Path
 ) -> None:
-    done = xtool("train", data, *RUN, "--steps", 100_000, "--max-time", 0.2, "-o", "m.st")
+    args = ["--steps", 100_000, "--max-time", 0.5, "--lr", lr, "--eval-every", 7]
+    done = xtool("train", data, *RUN, *args, "-o", "m.st")
     assert done.code == 0, done.err
     steps = load(tmp_path / "m.st")[0].training["progress"]["steps"]
     assert 0 < steps < 100_000

@@ -194,7 +194,6 @@ class _Loop:
             self._evaluate()
         if save and not last:
             self._save_state()
-
         if step == min(LOOK_EVERY, self.total) and not self.sharded:
             self._name_unmoved()
 
@@ -298,7 +297,8 @@ class _Loop:
                 save_model(run, best_path(run.out), at.step)
             return
         at.worse += 1
-        at.stopped = run.dials["patience"] is not None and at.worse >= run.dials["patience"]
+        if at.worse >= (run.dials["patience"] or math.inf):
+            at.stopped = True
 
     def _seconds(self) -> float:
         """A replica's share of the time since the run began."""
@@ -345,7 +345,8 @@ class _Loop:
         if run.dials["reach"] and not at.reached:
             self.listener.note(f"`--reach {run.dials['reach']}` was not reached")
         if at.stopped:
-            why = f"no lower dev loss in {at.worse} evaluations" if at.worse else "`--max-time`"
+            patient = at.worse < (run.dials["patience"] or math.inf)
+            why = "`--max-time`" if patient else f"no lower dev loss in {at.worse} evaluations"
             self.listener.note(f"stopped after {at.step:,} of {self.total:,} steps: {why}")
         self._save_state()
         digest = save_model(run, run.out, at.step)
