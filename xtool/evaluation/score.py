@@ -16,7 +16,7 @@ from xtool.rows import Row, row
 from xtool.tasks import Task
 
 BATCH = 1024
-POSITIONS = 32768
+POSITIONS = 4096
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_char", "bits_per_byte", "squared_error")
 LARGEST = 700.0  # whose exponential is still a number
 TEXT = {"bits_per_char", "bits_per_byte"}
