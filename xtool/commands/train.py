@@ -1,5 +1,6 @@
 """Train a model on a data file, from its beginning or from another model."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +31,7 @@ from xtool.training.dials import CONTEXT, REPORT, RESULT
 if TYPE_CHECKING:
     from xtool.commands._train import Asked
     from xtool.training.parallel import Processes
+    from xtool.training.run import Listener
 
 CHOICE = [Option("arch", "text", "gpt", ""), Option("preset", "text", None, "")]
 
@@ -161,6 +163,7 @@ def _train(asked: "Asked", notes: Notes, processes: "Processes") -> None:
     """Plan, say and do it; of several processes the first one speaks."""
     from xtool.atomic import replacing, require_writable
     from xtool.commands._progress import ProgressBar
+    from xtool.commands._tensorboard import TensorBoard
     from xtool.commands._train import outputs, plan_run
     from xtool.training.loop import train as train_run
 
@@ -187,8 +190,11 @@ def _train(asked: "Asked", notes: Notes, processes: "Processes") -> None:
     for path in outputs(run.out) if run.dials["keep_best"] else outputs(run.out)[:-1]:
         require_writable(path, asked.force or asked.resume)
     processes.wait()
-    with ProgressBar(total, run.position.step, notes) as bar:
-        digest = train_run(run, bar, resume=going_on)
+    with ExitStack() as stack:
+        listener: Listener = stack.enter_context(ProgressBar(total, run.position.step, notes))
+        if run.dials["log"] == "tensorboard" and processes.first:
+            listener = stack.enter_context(TensorBoard(listener, run.out, run.position.step))
+        digest = train_run(run, listener, resume=going_on)
     notes.detail(f"digest {digest}")
     if processes.first:
         write_stdout(f"{run.out}\n")

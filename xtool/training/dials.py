@@ -49,6 +49,7 @@ REPORT = from_rows(
         ("save_every", "int", None, "steps between saves of the state; an evaluation unless given"),
         ("reach", "text", None, "METRIC=VALUE on dev: record when it was first reached"),
         ("watch", "bool", False, "rows of gradients, updates, rate, clipping and speed"),
+        ("log", "none|tensorboard", "none", "another place for the rows: NAME.tensorboard"),
         ("keep_best", "bool", False, "also keep NAME.best.st, the lowest dev loss"),
         ("keep_state", "bool", False, "keep NAME.resume.st of the finished run"),
         ("label", "text", None, "names the run in rows; the output's name unless given"),

@@ -167,6 +167,7 @@ NOT_IN_FILES = {
     "keep_state",
     "keep_best",
     "watch",
+    "log",
     "save_every",
     "eval_every",
     "reach",
