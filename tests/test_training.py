@@ -156,6 +156,9 @@ def test_every_stored_field_of_the_state_matters(
     name = "model/blocks.0.attention.q.weight"
     save(tmp_path / "m.resume.st", header, tensors | {name: tensors[name][:1]})
     assert f"lacks `{name}` of shape" in xtool(*part, "--resume").err
+    for more in ("model/more", "optimizer/more", "more/more"):
+        save(tmp_path / "m.resume.st", header, tensors | {more: tensors[name]})
+        assert f"unknown tensor `{more}" in xtool(*part, "--resume").err
     for lost in ("position", "progress"):
         training = {k: v for k, v in header.training.items() if k != lost}
         save(tmp_path / "m.resume.st", header.model_copy(update={"training": training}), tensors)

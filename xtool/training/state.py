@@ -25,8 +25,7 @@ from xtool.training.optimizers import REST, Factors, Slot, moments
 from xtool.training.parallel import whole
 from xtool.training.run import Position, Run
 
-PART = "optimizer/"
-AVERAGE = "average/"
+MODEL, PART, AVERAGE = "model/", "optimizer/", "average/"
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -57,7 +56,7 @@ def save_state(
         optimizers: whose moments are kept.
         slots: what it had at step 0 of the run; kept, with their ages now, unless all are plain.
     """
-    tensors = {f"model/{n}": one for n, one in model_tensors(run.model, run.layout).items()}
+    tensors = {MODEL + name: one for name, one in model_tensors(run.model, run.layout).items()}
     if run.dials["ema"]:
         shown = model_tensors(run.shown, run.layout)
         tensors |= {AVERAGE + name: tensor for name, tensor in shown.items()}
@@ -213,7 +212,10 @@ def restore(model: nn.Module, ours: Layout, path: Path) -> tuple[Header, dict[st
         raise XtoolError(f"{path}: its header names no position")
     shapes = {name: tuple(one.shape) for name, one in model_tensors(model, ours).items()}
     slots = read_slots(tensors, kept_parameters(header, ours, shapes), header, str(path))
-    _copy(model, ours, tensors, "model/", path)
+    for name in sorted(tensors):
+        if not name.startswith((MODEL, PART, AVERAGE)):
+            raise XtoolError(f"{path}: has an unknown tensor `{name}`")
+    _copy(model, ours, tensors, MODEL, path)
     return header, slots
 
 
@@ -225,6 +227,9 @@ def _copy(
         found = tensors.get(part + name)
         if found is None or found.shape != tensor.shape:
             raise XtoolError(f"{path}: lacks `{part}{name}` of shape {list(tensor.shape)}")
+    for name in sorted(tensors):
+        if name.startswith(part) and name.removeprefix(part) not in wanted:
+            raise XtoolError(f"{path}: has an unknown tensor `{name}`")
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(tensors[part + name])
