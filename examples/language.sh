@@ -90,5 +90,6 @@ for group in $groups; do
     { echo; echo "## $group"; echo; } | tee -a tables.md
     against=(--against base); [ "$group" != tokenizer ] || against=()
     xtool evaluate "${models[@]}" --split dev --where "metric=$metric" --over seed "${against[@]}" --format markdown | tee -a tables.md
+    xtool plot base-base-*.rows.jsonl "$group"-*.rows.jsonl --kind curves --x lineage_flops --y "$metric" --where split=dev \
+        --force -o "$group.png" > /dev/null
 done
-xtool plot ./*-[0-9].rows.jsonl --kind curves --x lineage_flops --y loss --where split=dev --force -o by-flops.png > /dev/null

@@ -634,7 +634,7 @@ def test_the_questions_of_language_models_run(tmp_path: Path) -> None:
     table = (tmp_path / "out" / "tables.md").read_text()
     for label in ("base", "bigram", "no-residual", "plain-average", "bpe-512"):
         assert f"| {label} " in table
-    assert (tmp_path / "out" / "by-flops.png").exists()
+    assert (tmp_path / "out" / "parts.png").exists()
 
 
 @pytest.mark.slow

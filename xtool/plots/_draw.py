@@ -22,6 +22,8 @@ FORMATS = ("png", "svg", "pdf", "html")
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 MARKERS = "osD^vPX"
 LINES = ("-", "--", ":", "-.")
+# Characters side by side below a picture, and what a marker with its space takes of them.
+LEGEND, MARK = 96, 8
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.grid": True,
@@ -117,7 +119,8 @@ def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
             (figure.suptitle if len(figure.axes) > 1 else axes.set_title)(printable(title))
         handles, labels = axes.get_legend_handles_labels()
         if labels and (len(labels) > 1 or asked.baselines):
-            figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=4)
+            ncols = max(1, min(4, LEGEND // (max(map(len, labels)) + MARK)))
+            figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=ncols)
         try:
             picture = _bytes(figure, form, title or f"{asked.y} by {asked.x}")
         except (ValueError, OverflowError) as error:
