@@ -16,6 +16,7 @@ from xtool.checkpoint import save
 from xtool.config import check_model, model_options
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
+from xtool.layers.attention import plain as plain_attention
 from xtool.layers.initial import initial
 from xtool.layers.mlp import FUNCTIONS
 from xtool.layers.positions import frequencies, table, turned
@@ -74,6 +75,41 @@ def test_an_older_file_has_no_dial_that_came_later() -> None:
     again = build(older).double()
     again.load_state_dict(model.state_dict())
     assert torch.equal(again(symbols), model(symbols))
+
+
+@pytest.mark.parametrize(
+    ("dial", "sites"),
+    [("dropout", 5), ("dropout_attention", 2), ("dropout_hidden", 2)],
+)
+def test_dropout_acts_at_each_of_its_sites(
+    dial: str, sites: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, model = built(n_layers=2, **{dial: 0.3})
+    seen: list[float] = []
+    drop, attend = torch.nn.functional.dropout, plain_attention.attend
+
+    def dropping(x: torch.Tensor, p: float, *args: Any, **named: Any) -> torch.Tensor:
+        seen.append(p)
+        return drop(x, p, *args, **named)
+
+    def attending(*args: Any, dropout: float, **named: Any) -> torch.Tensor:
+        seen.append(dropout)
+        return attend(*args, dropout=dropout, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", dropping)
+    monkeypatch.setattr(plain_attention, "attend", attending)
+    model.train()(torch.zeros(1, 5, dtype=torch.long))
+    assert [p for p in seen if p] == [0.3] * sites
+
+
+def test_matrices_that_write_the_residual_begin_smaller_by_the_root_of_the_depth() -> None:
+    spreads = []
+    for layers in (1, 4):
+        _, model = built(n_layers=layers)
+        start(model, layout(configuration(n_layers=layers)), 0)
+        block = model.blocks[0]
+        spreads.append([w.std().item() for w in (block.mlp.down.weight, block.attention.o.weight)])
+    assert spreads[1] == pytest.approx([one / 2 for one in spreads[0]])
 
 
 def test_every_part_can_be_left_out() -> None:

@@ -87,6 +87,9 @@ def test_the_other_model_of_a_difference_is_scored_once(
     assert sorted(opened) == ["one.st"] + ["three.st"] * 3
     both = rows.read(done.out, "x")
     assert both[: len(both) // 2] == both[len(both) // 2 :]
+    opened.clear()
+    assert xtool("evaluate", "one.st", "--against", "one.st", "--format", "jsonl").code == 0
+    assert opened == ["one.st"]
 
 
 def test_the_difference_from_oneself_is_nothing(models: Path, xtool: Callable[..., Result]) -> None:

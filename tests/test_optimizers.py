@@ -154,6 +154,17 @@ def test_a_run_without_progress_stops_and_says_so(
     assert f"stopped after {steps} of 500 steps: no lower dev loss in 3 evaluations" in done.err
 
 
+def test_what_ended_a_run_early_is_not_taken_over(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = ["--patience", 2, "--max-time", 1e6, "--lr", 0.01, "--steps", 4, "-o", "m.st"]
+    assert xtool("train", data, *RUN, *args).code == 0
+    assert xtool("train", data, "--from", "m.st", "--steps", 4, "-q", "-o", "n.st").code == 0
+    dials = [load(tmp_path / f"{name}.st")[0].training["dials"] for name in ("m", "n")]
+    assert [one["lr"] for one in dials] == [0.01, 0.01]
+    assert [(one["patience"], one["max_time"]) for one in dials] == [(2, 1e6), (None, None)]
+
+
 @pytest.mark.parametrize("lr", [1e-3, 100])
 def test_a_run_ends_when_its_time_is_over(
     lr: float, data: Path, xtool: Callable[..., Result], tmp_path: Path

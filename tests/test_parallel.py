@@ -89,6 +89,38 @@ def test_a_killed_run_of_two_processes_resumes_to_the_same_bytes(
     assert (tmp_path / "m.st").read_bytes() == (tmp_path / "whole.st").read_bytes()
 
 
+DRAWN = """
+from xtool.training import loop
+seed = loop.Replicas.seed
+def seeding(self, seeds):
+    print(seeds[0], file=sys.stderr, flush=True)
+    seed(self, seeds)
+loop.Replicas.seed = seeding
+"""
+
+
+@pytest.mark.slow
+def test_each_process_drops_out_others(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "drawn.py").write_text(f"import sys\n{DRAWN}\nfrom xtool.cli import main\nmain()\n")
+    args = ["train", data, *RUN[:-6], "--steps", 2, "--parallel", "ddp", "-q", "-o", "m.st"]
+    done = launch(tmp_path, *args, script=tmp_path / "drawn.py")
+    assert done.returncode == 0, done.stderr
+    seeds = [line for line in done.stderr.splitlines() if line.isdigit()]
+    assert len(seeds) == len(set(seeds)) == 4
+
+
+@pytest.mark.slow
+def test_all_processes_stop_when_one_is_asked_to(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "asked.py").write_text(
+        STOPPED.replace("SIGKILL", "SIGINT").replace("== 13", "== 13 and self.processes.rank")
+    )
+    args = ["train", data, *RUN, "--steps", 200, "--parallel", "ddp", "-q", "-o", "m.st"]
+    done = launch(tmp_path, *args, script=tmp_path / "asked.py")
+    assert done.returncode != 0
+    assert "interrupted at step 20 of 200" in done.stderr
+    assert load(tmp_path / "m.resume.st")[0].training["position"]["step"] == 20
+
+
 def test_every_example_is_in_one_share() -> None:
     for examples in (1, 2, 3, 7):
         batch = torch.arange(examples)[None]
@@ -108,6 +140,7 @@ def test_every_example_is_in_one_share() -> None:
         ),
         ({"parallel": "fsdp", "ema": 0.9}, "`--ema` does not go together"),
         ({"parallel": "fsdp", "watch": True}, "`--watch` does not go together"),
+        ({"parallel": "fsdp", "compile": True}, "`--compile` does not go together"),
     ],
 )
 def test_what_processes_cannot_do(dials: dict[str, Any], message: str) -> None:

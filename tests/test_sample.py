@@ -48,7 +48,7 @@ def test_logits_with_the_cache_are_those_without(kind: dict[str, Any]) -> None:
     with torch.inference_mode():
         whole = model(symbols)
         with caching(model):
-            parts = [model(part) for part in torch.split(symbols, [5] + [1] * 7, 1)]
+            parts = [model(part) for part in torch.split(symbols, [5, 3] + [1] * 4, 1)]
         assert torch.allclose(torch.cat(parts, 1), whole, rtol=0, atol=1e-10)
         assert torch.equal(model(symbols), whole), "nothing is left behind"
 
@@ -145,6 +145,9 @@ def test_text_goes_on_from_the_prompt(model: Path, xtool: Run) -> None:
         (2, "`--top-k` is 0", ["--top-k", 0]),
         (2, "`--top-p` is 1.5", ["--top-p", 1.5]),
         (2, "`--temperature` is -1.0", ["--temperature", -1]),
+        (2, "`--temperature` is nan", ["--temperature", "nan"]),
+        (2, "`--prompt` is not UTF-8 text: character 3", ["--prompt", "To\udcff"]),
+        (2, "`--stop` is not UTF-8 text", ["--stop", "\udcff"]),
         (2, "--length", ["--length", 0]),
         (2, "not for examples", ["--prompt", "T", "--examples", 2]),
         (2, "unknown device", ["--device", "tpu"]),
@@ -156,6 +159,25 @@ def test_what_cannot_be_sampled(
     done = xtool("sample", model, *args)
     assert (done.code, done.out) == (code, "")
     assert message in done.err
+
+
+def test_a_prompt_may_come_from_standard_input(model: Path, xtool: Run) -> None:
+    args = ["sample", model, "--length", 9]
+    wanted = xtool(*args, "--prompt", "To be\nor")
+    assert xtool(*args, "--prompt", "-", stdin="To be\r\nor\r\n").out == wanted.out
+    done = xtool(*args, "--prompt", "-", stdin=b"To \xff")
+    assert (done.code, done.out) == (1, "")
+    assert "standard input: not UTF-8 text: byte 3" in done.err
+
+
+def test_without_a_prompt_a_line_begins(model: Path, xtool: Run) -> None:
+    args = ["sample", model, "--temperature", 0, "--length", 9]
+    assert "\n" + xtool(*args).out == xtool(*args, "--prompt", "\n").out
+
+
+def test_the_coldest_draws_are_the_likeliest(model: Path, xtool: Run) -> None:
+    args = ["sample", model, "--length", 9, "--temperature"]
+    assert xtool(*args, 1e-320).out == xtool(*args, 0).out
 
 
 def test_a_model_that_sees_what_comes_does_not_speak(model: Path, xtool: Run) -> None:

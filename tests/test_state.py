@@ -525,6 +525,16 @@ def test_a_state_that_lacks_something_is_one_clear_error(
     assert xtool("check", "g.resume.st").code == 3
 
 
+def test_squares_below_zero_are_no_state_to_go_on_from(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    header, tensors = state_file()
+    name = f"optimizer/{UP}/exp_avg_sq"
+    save(tmp_path / "g.resume.st", header, tensors | {name: -tensors[name]})
+    done = xtool("train", data, "--from", "g.resume.st", "--steps", 1, "-o", "out.st")
+    assert (done.code, f"`{name}` is below 0" in done.err) == (1, True)
+
+
 def state_file() -> tuple[Header, dict[str, Tensor]]:
     """A grown state of a tiny model, all in memory."""
     config = configuration(n_layers=1)

@@ -79,13 +79,17 @@ main()
     ("name", "code", "dials"),
     [
         ("SIGINT", 130, []),
-        ("SIGTERM", 130, []),
+        pytest.param("SIGTERM", 130, [], marks=pytest.mark.slow),
         ("SIGKILL", -9, []),
         ("SIGINT", 130, ["--optimizer", "lion", "--ema", 0.9]),
-        ("SIGKILL", -9, ["--optimizer", "lion", "--accumulate", 3]),
-        ("SIGINT", 130, ["--optimizer", "muon", "--patience", 3]),
+        pytest.param(
+            "SIGKILL", -9, ["--optimizer", "lion", "--accumulate", 3], marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "SIGINT", 130, ["--optimizer", "muon", "--patience", 3], marks=pytest.mark.slow
+        ),
         ("SIGKILL", -9, ["--optimizer", "muon", "--schedule", "wsd", "--ema", 0.99]),
-        ("SIGKILL", -9, ["--optimizer", "sgd"]),
+        pytest.param("SIGKILL", -9, ["--optimizer", "sgd"], marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_resumes_to_the_same_bytes(
@@ -122,8 +126,66 @@ def test_a_stopped_run_resumes_to_the_same_bytes(
     assert not (tmp_path / "m.resume.st").exists()
 
 
+def test_a_run_that_stops_before_its_first_step_evaluates_once(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = ["train", data, *DROP, "--steps", 4, "--patience", 1, "--label", "x"]
+    assert xtool(*args, "-o", "straight.st").code == 0
+    code = STOPPED.replace("_Loop._step", "_Loop._evaluate").replace("stopping(self)", "stop(self)")
+    code = code.replace("= stopping", "= stop")
+    part = [str(a) for a in [*args, "-o", "m.st"]]
+    stopped = [sys.executable, "-c", code, "0", "SIGINT", *part]
+    assert subprocess.run(stopped, check=False, capture_output=True).returncode == 130
+    assert xtool(*part, "--resume").code == 0
+    assert (tmp_path / "m.st").read_bytes() == (tmp_path / "straight.st").read_bytes()
+    rows = [without_seconds(rows_of(tmp_path / f"{n}.rows.jsonl")) for n in ("straight", "m")]
+    assert rows[0] == rows[1]
+
+
+def test_a_resumed_run_counts_its_seconds_on(tmp_path: Path) -> None:
+    (tmp_path / "m.rows.jsonl").write_text(
+        rows.to_jsonl([rows.row(step=2, metric="loss", value=1.0, seconds=s) for s in (3.0, 7.5)])
+    )
+    journal = Journal(tmp_path / "m.rows.jsonl", 2)
+    assert (len(journal.kept), journal.seconds) == (2, 7.5)
+    journal.close()
+
+
+def test_dials_are_saved_only_where_the_run_may_begin(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "m.rows.jsonl").touch()
+    args = ["train", data, *TINY, "--steps", 1, "--save-config", "s.toml", "-o", "m.st"]
+    for more in ([], ["--dry-run"]):
+        done = xtool(*args, *more)
+        assert (done.code, "m.rows.jsonl: already exists" in done.err) == (1, True)
+    assert not (tmp_path / "s.toml").exists()
+
+
+def test_files_without_the_latest_dials_go_on(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    args = ["train", data, *TINY, "--steps", 4, "-o", "m.st"]
+    assert xtool(*args, "--keep-state").code == 0
+    for name in ("m.st", "m.resume.st"):
+        header, tensors = load(tmp_path / name)
+        config = {k: v for k, v in header.config.items() if k != "residual"}
+        save(tmp_path / name, header.model_copy(update={"config": config}), tensors)
+    more = ["--residual", "--save-config", "s.toml", "-o", "n.st"]
+    assert xtool("train", data, "--from", "m.st", "--steps", 1, *more).code == 0
+    assert "residual = true" in (tmp_path / "s.toml").read_text()
+    (tmp_path / "m.st").unlink()
+    assert xtool(*args, "--resume").code == 0
+
+
 @pytest.mark.parametrize(
-    "dials", [[], ["--optimizer", "lion", "--ema", 0.9], ["--optimizer", "muon"]], ids=str
+    "dials",
+    [
+        [],
+        pytest.param(["--optimizer", "lion", "--ema", 0.9], marks=pytest.mark.slow),
+        pytest.param(["--optimizer", "muon"], marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_every_stored_field_of_the_state_matters(
     dials: list[object], data: Path, xtool: Callable[..., Result], tmp_path: Path
@@ -247,6 +309,8 @@ def test_reaching_a_metric_is_recorded_once(
     dev = [r for r in rows if (r.get("split"), r["metric"]) == ("dev", "loss")]
     first = next(r for r in dev if r["value"] <= 1.0)
     assert reached["value"] == first["step"] > 0
+    done = xtool("train", data, *TINY[:-3], "--steps", 1, "--reach", "loss=0.1", "-o", "n.st")
+    assert "`--reach loss=0.1` was not reached" in done.err
     assert {r["metric"] for r in rows if r["metric"].startswith("reached")} == {
         "reached_step",
         "reached_epoch",
@@ -368,6 +432,18 @@ def test_used_dials_can_be_saved_and_used_again(
     assert xtool("train", data, *args, "-o", "a.st", "--save-config", "run.toml").code == 0
     assert xtool("train", data, "--config", "run.toml", "-q", "-o", "b.st").code == 0
     assert (tmp_path / "a.st").read_bytes() == (tmp_path / "b.st").read_bytes()
+
+
+def test_a_damaged_model_is_not_trained_on(
+    data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert xtool("train", data, *TINY, "--steps", 1, "-o", "m.st").code == 0
+    whole = bytearray((tmp_path / "m.st").read_bytes())
+    whole[-1] ^= 1
+    (tmp_path / "m.st").write_bytes(whole)
+    done = xtool("train", data, "--from", "m.st", "--steps", 1, "-o", "n.st")
+    assert (done.code, "the digest does not match" in done.err) == (3, True)
+    assert not (tmp_path / "n.st").exists()
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(

@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from xtool import registry
 from xtool.errors import UsageError, XtoolError, unknown
@@ -173,6 +173,15 @@ def check_model(config: Mapping[str, Value], where: str) -> None:
     sources = config.get("sources", {})
     if not isinstance(sources, dict) or not all(isinstance(v, str) for v in sources.values()):
         raise XtoolError(f"{where}: the header's `sources` must map names to digests")
+
+
+def with_later(config: Mapping[str, Value]) -> dict[str, Value]:
+    """A checked configuration with the defaults of dials that are younger than its file."""
+    later = registry.literal("archs", str(config["arch"]), "LATER", [])
+    dials = model_options(str(config["arch"]), cast(Any, config.get("attention")))
+    return dict(config) | {
+        dial.name: dial.default for dial in dials if dial.name in later and dial.name not in config
+    }
 
 
 def read_run_file(path: Path, command: str, dials: Iterable[Option]) -> dict[str, Value]:

@@ -83,16 +83,20 @@ def words() -> list[str]:
     return line.split()[1:] if line else sys.argv[1:]
 
 
-def peek(*flags: str) -> str | None:
-    """The value of a flag before the command line is parsed, or of its environment variable."""
+def peek(flag: str) -> str | None:
+    """The value of a flag before the command line is parsed."""
     line = words()
     for place, word in enumerate(line):
-        for flag in flags:
-            if word == flag and place + 1 < len(line):
-                return line[place + 1]
-            if word.startswith(flag + "="):
-                return word.partition("=")[2]
-    return os.environ.get("XTOOL_" + flags[0].lstrip("-").upper().replace("-", "_"))
+        if word == flag and place + 1 < len(line):
+            return line[place + 1]
+        if word.startswith(flag + "="):
+            return word.partition("=")[2]
+    return None
+
+
+def peek_dial(flag: str) -> str | None:
+    """The same of a dial, which its environment variable may give too."""
+    return peek(flag) or os.environ.get("XTOOL_" + flag.lstrip("-").upper().replace("-", "_"))
 
 
 def peek_all(flag: str) -> list[str]:

@@ -7,13 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from xtool.commands._ui import write_stdout
+from xtool.commands._ui import read_stdin, write_stdout
 from xtool.dataset import find_data
 from xtool.errors import UsageError, printable
 from xtool.evaluation.generate import can_cache, generate, picker
 from xtool.evaluation.score import predict
 from xtool.header import Header
-from xtool.inputs import MAX_BYTES
 from xtool.seeds import derive
 from xtool.tasks import fitted, open_data, task_of
 from xtool.tokenizers import Tokenizer, restore
@@ -70,7 +69,8 @@ def speak(model: nn.Module, header: Header, prompt: str | None, drawing: Drawing
         )
     tokenizer = restore(header.tokenizer)
     if prompt == "-":
-        prompt = sys.stdin.read(MAX_BYTES).removesuffix("\n")
+        prompt = read_stdin().removesuffix("\n")
+    _require_text(prompt=prompt, stop=drawing.stop)
     start = _start(tokenizer, prompt)
     generator = torch.Generator().manual_seed(derive(drawing.seed, "sample"))
     pick = picker(drawing.temperature, drawing.top_k, drawing.top_p, tokenizer.size, generator)
@@ -96,6 +96,17 @@ def speak(model: nn.Module, header: Header, prompt: str | None, drawing: Drawing
         if not alone:
             _write(f"--- sample {number + 1}\n")
         _write(writer.take(last=True) + "\n")
+
+
+def _require_text(**given: str | None) -> None:
+    """Raise UsageError where a flag holds bytes that are no text."""
+    for name, text in given.items():
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"`--{name}` is not UTF-8 text: character {error.start + 1} is no character"
+            ) from error
 
 
 def _start(tokenizer: Tokenizer, prompt: str | None) -> Tensor:

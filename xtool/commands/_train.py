@@ -9,7 +9,7 @@ from xtool import registry
 from xtool.archs import count
 from xtool.atomic import require_apart, require_writable
 from xtool.commands._ui import Notes
-from xtool.config import check_model, model_options, options, resolve
+from xtool.config import check_model, model_options, options, resolve, with_later
 from xtool.dataset import find_data
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
@@ -120,6 +120,7 @@ def _saved_config(asked: Asked, saved: Header, where: Path) -> dict[str, Any]:
     """The configuration of a stopped run, which nothing on the command line contradicts."""
     config = dict(saved.config)
     check_model(config, str(where))
+    config = with_later(config)
     arch = str(config["arch"])
     ready = preset(arch, asked.preset, asked.dial("d_model"))
     declared = [*model_options(arch, config.get("attention")), CONTEXT]
@@ -143,7 +144,7 @@ def _header(path: Path) -> Header:
     with Source(path) as source:
         header = source.require_header("model", "resume")
         check_model(header.config, str(path))
-        return header
+        return header.model_copy(update={"config": with_later(header.config)})
 
 
 def _default_data(asked: Asked, parent: Header | None, notes: Notes) -> Path:

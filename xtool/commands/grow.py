@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._dials import completion, entry, known, peek, run_file, words
+from xtool.commands._dials import completion, entry, known, peek_dial, run_file, words
 from xtool.commands._race import RACE, Race, run_race
 from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes
 from xtool.commands._ui import (
@@ -30,7 +30,7 @@ SEED = [Option("seed", "int", 0, "of what is drawn")]
 
 def panels() -> dict[str, list[Option]]:
     """Sizes, and the dials of the operator that the command line names."""
-    method = known("surgery/operators", peek("--method"))
+    method = known("surgery/operators", peek_dial("--method"))
     name = method or "clone"
     own = [dial for dial in options("surgery/operators", name) if dial.name != "data"] + SEED
     taken = {dial.name for dial in own}

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._dials import completion, entry, known, peek, peek_all, peek_run_file, run_file
+from xtool.commands._dials import (
+    completion,
+    entry,
+    known,
+    peek,
+    peek_all,
+    peek_dial,
+    peek_run_file,
+    run_file,
+)
 from xtool.commands._ui import (
     INPUT,
     MODEL,
@@ -41,8 +50,10 @@ def panels() -> dict[str, list[Option]]:
     for path in peek_all("--own"):
         known("archs", path)
     table = peek_run_file("train")
-    arch = known("archs", peek("--arch"), table.get("arch")) or _arch_of(peek("--from")) or "gpt"
-    attention = known("layers/attention", peek("--attention"), table.get("attention"))
+    arch = (
+        known("archs", peek_dial("--arch"), table.get("arch")) or _arch_of(peek("--from")) or "gpt"
+    )
+    attention = known("layers/attention", peek_dial("--attention"), table.get("attention"))
     ready = ", ".join(registry.literal("archs", arch, "PRESETS", {})) or "it has none"
     preset = Option("preset", "text", None, f"a named set of these dials: {ready}")
     model = [preset, *model_options(arch, attention), CONTEXT]
@@ -168,12 +179,6 @@ def _train(asked: "Asked", notes: Notes, processes: "Processes") -> None:
     from xtool.training.loop import train as train_run
 
     run, going_on = plan_run(asked, notes, processes)
-    if asked.save_config and processes.first:
-        values = {"arch": run.config["arch"], **asked.used(run), **run.dials}
-        require_writable(asked.save_config, asked.force)
-        if not asked.dry_run:
-            with replacing(asked.save_config) as (file, _):
-                file.write(run_file_text("train", values).encode())
     total = run.total_steps
     together = f", {processes.count} processes" if processes.count > 1 else ""
     several = f"{len(run.seeds)} models, each of " if len(run.seeds) > 1 else ""
@@ -185,10 +190,16 @@ def _train(asked: "Asked", notes: Notes, processes: "Processes") -> None:
     )
     for name, value in sorted((dict(run.config) | dict(run.dials)).items()):
         notes.detail(f"  {name} = {value}")
-    if asked.dry_run:
-        return
     for path in outputs(run.out) if run.dials["keep_best"] else outputs(run.out)[:-1]:
         require_writable(path, asked.force or asked.resume)
+    if asked.save_config:
+        require_writable(asked.save_config, asked.force)
+    if asked.dry_run:
+        return
+    if asked.save_config and processes.first:
+        values = {"arch": run.config["arch"], **asked.used(run), **run.dials}
+        with replacing(asked.save_config) as (file, _):
+            file.write(run_file_text("train", values).encode())
     processes.wait()
     with ExitStack() as stack:
         listener: Listener = stack.enter_context(ProgressBar(total, run.position.step, notes))

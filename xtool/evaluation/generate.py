@@ -1,5 +1,6 @@
 """Generating: a model's own next tokens, one after another."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -76,8 +77,8 @@ def picker(
     Raises:
         UsageError: a value outside its range.
     """
-    if temperature < 0:
-        raise UsageError(f"`--temperature` is {temperature}, it must not be below 0")
+    if not 0 <= temperature < math.inf:
+        raise UsageError(f"`--temperature` is {temperature}, it must be a number from 0")
     if top_k is not None and top_k < 1:
         raise UsageError(f"`--top-k` is {top_k}, it must be at least 1")
     if not 0 < top_p <= 1:
@@ -88,7 +89,7 @@ def picker(
         if temperature == 0:
             return logits.argmax(-1)
         falling, order = logits.sort(dim=-1, descending=True, stable=True)  # (N, V)
-        chance = (falling / temperature).softmax(-1)
+        chance = ((falling - falling[:, :1]) / temperature).softmax(-1)
         kept = torch.where(chance.cumsum(-1) - chance < top_p, chance, 0.0)
         if top_k is not None:
             kept[:, top_k:] = 0.0

@@ -10,6 +10,7 @@ from torch import Tensor
 from xtool.archs import count as parameters
 from xtool.archs import read_model
 from xtool.averages import BASELINES
+from xtool.config import check_model
 from xtool.dataset import Dataset, find_data
 from xtool.errors import XtoolError
 from xtool.evaluation.score import columns_of_model, score_rows, scores
@@ -35,7 +36,7 @@ class Evaluator:
     def __init__(self, data: Path | None, splits: Sequence[str], device: torch.device) -> None:
         self.data, self.splits, self.device = data, splits, device
         self._read: dict[Path, Dataset] = {}
-        self._kept: dict[tuple[Path, int, Path | None], Scored] = {}
+        self._kept: dict[tuple[Path, int, Path], Scored] = {}
 
     def rows(self, path: Path, label: str | None, against: Path | None) -> list[Row]:
         """Every metric of a model, its baselines, and differences from another model.
@@ -55,8 +56,8 @@ class Evaluator:
     def _rows_of_one(
         self, path: Path, replica: int | None, label: str | None, pair: tuple[Path, int] | None
     ) -> list[Row]:
-        header, params, found = self._scores(path, replica or 0, self.data)
-        data = self._data_path(header, path)
+        data = self._data_path(path)
+        header, params, found = self._scores(path, replica or 0, data)
         against = pair[0] if pair else None
         other = self._scores(*pair, data) if pair else None
         if other and other[0].config["context"] != header.config["context"]:
@@ -81,19 +82,24 @@ class Evaluator:
                 out += _differences(metrics, other[2][split], split=split, against=name, **base)
         return out
 
-    def _data_path(self, header: Header, path: Path) -> Path:
-        return self.data or find_data(header, [path.parent, Path.cwd()])
+    def _data_path(self, path: Path) -> Path:
+        """The data that were given, or those of a model's lineage."""
+        if self.data:
+            return self.data
+        with Source(path) as source:
+            header = source.require_header("model")
+        check_model(header.config, str(path))
+        return find_data(header, [path.parent, Path.cwd()])
 
-    def _scores(self, path: Path, replica: int, data: Path | None) -> Scored:
+    def _scores(self, path: Path, replica: int, data: Path) -> Scored:
         """The header, parameters and scores by split of a model; each is computed once."""
         key = (path, replica, data)
         if key not in self._kept:
             self._kept[key] = self._score(*key)
         return self._kept[key]
 
-    def _score(self, path: Path, replica: int, data_path: Path | None) -> Scored:
+    def _score(self, path: Path, replica: int, data_path: Path) -> Scored:
         header, _, model = read_model(path, replica)
-        data_path = data_path or self._data_path(header, path)
         if data_path not in self._read:
             self._read[data_path] = open_data(data_path)
         data = fitted(self._read[data_path], header, str(data_path))

@@ -94,7 +94,7 @@ class _Loop:
         at = self.run.position
         try:
             with StopRequest() as stop, applied(self.run.route):
-                if at.step == 0:
+                if not at.rows:
                     self._evaluate()
                 while at.step < self.total and not at.stopped:
                     if self._asked(stop):

@@ -37,11 +37,18 @@ def attend(
     scale: float,
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H T W"]:
-    """softmax(scale q k^T) v, by the chosen kernel; H / G query heads share a head of keys."""
+    """softmax(scale q k^T) v, by the chosen kernel; H / G query heads share a head of keys.
+
+    Of fewer queries than keys the queries are the last ones, when causal.
+    """
+    causal = causal and q.shape[-2] > 1
     if _chosen[-1] == "plain":
         return products(q, k, v, causal=causal, scale=scale, dropout=dropout)
+    mask = None
+    if causal and q.shape[-2] < k.shape[-2]:
+        mask, causal = _future(q.shape[-2], k.shape[-2], q.dtype, q.device), False
     return F.scaled_dot_product_attention(
-        q, k, v, None, dropout, causal, scale=scale, enable_gqa=k.shape[-3] < q.shape[-3]
+        q, k, v, mask, dropout, causal, scale=scale, enable_gqa=k.shape[-3] < q.shape[-3]
     )
 
 

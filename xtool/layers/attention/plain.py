@@ -79,7 +79,7 @@ class Plain(nn.Module):
             k, v = self.cache.extend(k, v)
         dropout = self.dropout if self.training else 0.0
         mixed = attend(
-            q, k, v, causal=self.causal and start == 0, scale=self.scale, dropout=dropout
+            q, k, v, causal=self.causal, scale=self.scale, dropout=dropout
         )  # (B, H, T, W)
         out = mixed.transpose(1, 2).flatten(2)  # (B, T, H*K)
         return self.o(out) if hasattr(self, "o") else out
