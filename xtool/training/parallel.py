@@ -16,9 +16,6 @@ from typing import Any, cast
 import torch
 from jaxtyping import Integer
 from torch import Tensor, distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from xtool.archs import Model
@@ -43,6 +40,10 @@ class Processes:
             return model
         if kind == "ddp":
             return cast(Callable[..., Tensor], DistributedDataParallel(model))
+        # Here, since they take a second to import, which every command would pay.
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
         device = next(model.parameters()).device
         mesh = init_device_mesh(device.type, (self.count,))
         for prefix, stage in cast(Model, model).stages():
@@ -109,9 +110,14 @@ def check_parallel(processes: Processes, dials: Mapping[str, Any]) -> None:
         )
 
 
+def in_shares(tensor: Tensor) -> bool:
+    """Whether the processes hold shares of a tensor."""
+    return hasattr(tensor, "full_tensor")
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor with the shares of all processes, which all ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return cast(Any, tensor).full_tensor() if in_shares(tensor) else tensor
 
 
 @torch.no_grad()
@@ -124,7 +130,10 @@ def gather(model: nn.Module, full: nn.Module) -> None:
 
 def like(values: Tensor, parameter: Tensor) -> Tensor:
     """Values in the type, place and shares of a parameter."""
-    if not isinstance(parameter, DTensor):
+    if not in_shares(parameter):
         return values.to(parameter)
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(parameter, DTensor)
     values = values.to(parameter.device, parameter.dtype)
     return distribute_tensor(values, parameter.device_mesh, parameter.placements)
