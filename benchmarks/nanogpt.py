@@ -1,4 +1,4 @@
-"""How fast `xtool train` is beside nanoGPT: the same shape, text, batch, precision and machine.
+"""How fast `xtool train` is beside nanoGPT on a CPU: the same shape, text, batch and precision.
 
     python benchmarks/nanogpt.py PATH-TO-NANOGPT [--text FILE] [--shape small] [--rounds 3]
 
@@ -87,7 +87,7 @@ def ours(data: str, out: str, shape: str, steps: int, precision: str, route: str
 
     dials = [f"--{name.replace('_', '-')}={value}" for name, value in SHAPES[shape].items()]
     dials += ["--tied-head", f"--lr={LR}", f"--beta2={BETAS[1]}", f"--weight-decay={DECAY}"]
-    dials += [f"--clip={CLIP}", "--schedule=constant", f"--precision={precision}"]
+    dials += [f"--clip={CLIP}", "--schedule=constant", f"--precision={precision}", "--device=cpu"]
     dials += [f"--steps={2 * steps}", f"--eval-every={steps}", f"--route={route}", "--watch"]
     sys.argv = ["xtool", "train", data, "-o", out, *dials, "-q"]
     make_app()(standalone_mode=False)

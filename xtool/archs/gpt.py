@@ -94,6 +94,7 @@ PRESETS = {
         "weight_decay": 0.1,
         "clip": 1.0,
         "eval_every": 250,
+        "keep_best": True,
     },
     "shakespeare-char-cpu": {
         "d_model": 128,
