@@ -18,7 +18,7 @@ weights by named axes follows penzai (Johnson, 2024, arXiv:2408.00211).
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from math import prod
 from typing import Any, Literal
 
@@ -100,6 +100,7 @@ class Layout:
         ties: the aliases that are in force.
         frozen: name patterns of the fixed tables.
         products: name pattern -> (summed axis, axis under the root or None).
+        passed: name patterns of what writes beside the residual stream, for later layers.
     """
 
     config: Mapping[str, Any]
@@ -107,6 +108,7 @@ class Layout:
     ties: tuple[Tie, ...] = ()
     frozen: tuple[str, ...] = ()
     products: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    passed: tuple[str, ...] = ()
 
     @cached_property
     def _patterns(self) -> list[tuple[re.Pattern[str], tuple[Axis, ...]]]:
@@ -152,7 +154,9 @@ class Layout:
         return next(places, None)
 
     def writes_residual(self, name: str) -> bool:
-        """Whether a tensor's output is added to the residual stream."""
+        """Whether a tensor's output goes to the residual stream, or to what stands beside it."""
+        if any(pattern_regex(pattern).fullmatch(name) for pattern in self.passed):
+            return True
         return any(a.role == "writes" and a.factors == (RESIDUAL,) for a in self.axes(name))
 
     def is_frozen(self, name: str) -> bool:
@@ -283,15 +287,13 @@ def layout(config: Mapping[str, Any]) -> Layout:
     table: dict[str, tuple[str, ...]] = {}
     products: dict[str, tuple[str, str]] = {}
     frozen: dict[str, list[str]] = dict(registry.literal(*own, "FROZEN", {}))
-    if "attention" in config:
-        variant = ("layers/attention", str(config["attention"]))
-        variant = (variant[0], registry.literal(*variant, "LIKE", variant[1]))
-        for key, axes in registry.literal(*variant, "AXES", {}).items():
-            table[ATTENTION + key] = axes
-        for key, value in registry.literal(*variant, "PRODUCTS", {}).items():
-            products[ATTENTION + key] = value
-        for key, conditions in registry.literal(*variant, "FROZEN", {}).items():
-            frozen[ATTENTION + key] = conditions
+    passed: list[str] = []
+    for variant in _variants(config):
+        found = partial(registry.literal, "layers/attention", variant)
+        table |= {ATTENTION + key: axes for key, axes in found("AXES", {}).items()}
+        products |= {ATTENTION + key: value for key, value in found("PRODUCTS", {}).items()}
+        frozen |= {ATTENTION + key: of for key, of in found("FROZEN", {}).items()}
+        passed += [ATTENTION + key for key in found("PASSED", [])]
     table |= registry.literal(*own, "AXES", {})
     if not table:
         raise XtoolError(f"architecture `{own[1]}` has no `AXES` table")
@@ -305,7 +307,17 @@ def layout(config: Mapping[str, Any]) -> Layout:
             name for name, found in frozen.items() if any(holds(c, config) for c in found)
         ),
         products={key: (axis, _root(config, dial)) for key, (axis, dial) in products.items()},
+        passed=tuple(passed),
     )
+
+
+def _variants(config: Mapping[str, Any]) -> list[str]:
+    """The attention variant, after the one whose tensors it has too."""
+    if "attention" not in config:
+        return []
+    own = str(config["attention"])
+    like = registry.literal("layers/attention", own, "LIKE")
+    return [own] if like is None else [str(like), own]
 
 
 def _root(config: Mapping[str, Any], dial: str) -> str | None:

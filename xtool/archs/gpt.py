@@ -18,6 +18,7 @@ from xtool.archs import Architecture
 from xtool.axes import SIZES
 from xtool.errors import UsageError
 from xtool.layers._cache import Cache
+from xtool.layers.attention import Configured
 from xtool.layers.blocks import Block
 from xtool.layers.linear import Linear
 from xtool.layers.mlp import Mlp
@@ -180,13 +181,14 @@ class Embed(nn.Module):
 class Head(nn.Module):
     """Vectors (B, T, D) to logits (B, T, C), through a norm and one or two layers.
 
-    A tied head scores with the first C rows of the embedding.
+    A tied head scores with the first C rows of the embedding. What attention passed on beside the
+    residual stream ends here.
     """
 
     def __init__(self, c: SimpleNamespace, embedding: nn.Parameter) -> None:
         super().__init__()
         self.norm = norm(c.norm, c.d_model, c.norm_eps)
-        self.n_outputs = c.n_outputs
+        self.n_outputs, self.d_model = c.n_outputs, c.d_model
         self.hidden: Linear | None = None
         if c.tied_head:
             self.weight = embedding
@@ -199,9 +201,9 @@ class Head(nn.Module):
         with_bias = c.bias != "none" and not c.tied_head
         self.bias = nn.Parameter(torch.empty(c.n_outputs)) if with_bias else None
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T C"]:
+    def forward(self, x: Float[Tensor, "B T DP"]) -> Float[Tensor, "B T C"]:
         """Score every class."""
-        x = self.norm(x)
+        x = self.norm(x[..., : self.d_model])
         if self.hidden is None:
             return F.linear(x, self.weight[: self.n_outputs], self.bias)  # (B, T, C)
         hidden = self.dropout(F.relu(self.hidden(x)))  # (B, T, F)
@@ -228,6 +230,7 @@ class Gpt(nn.Module):
             else None,
             c.dropout,
             getattr(c, "residual", True),
+            getattr(c, "structure_norm", "pre") == "post",
         )
 
     def stages(self) -> Sequence[tuple[str, nn.Module]]:
@@ -262,7 +265,8 @@ class _Entry:
         c["n_kv_heads"] = c["n_kv_heads"] or c["n_heads"]
         c["d_ff"] = 4 * c["d_model"] if c["d_ff"] is None else c["d_ff"]
         _check(c)
-        return c
+        variant = registry.load("layers/attention", c["attention"])
+        return c | variant.configure(c) if isinstance(variant, Configured) else c
 
     def build(self, config: Mapping[str, Any]) -> nn.Module:
         return Gpt(SimpleNamespace(**config))

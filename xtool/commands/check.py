@@ -1,4 +1,7 @@
-"""Check files: format, header, digest, shapes and finite values, to the last bit."""
+"""Check files: format, header, digest, shapes and finite values, to the last bit.
+
+A user's own attention variant is held against the laws of all variants.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,12 +18,16 @@ def check(
 ) -> None:
     """Read every byte of files and judge them.
 
-    A verdict for each goes to standard output; exit code 3 if one is bad.
+    A verdict for each goes to standard output; exit code 3 if one is bad. Of an attention variant
+    of your own, a `.py` file, each law has a verdict.
     """
     from xtool.errors import XtoolError, located
 
     bad = 0
     for path in paths(file):
+        if path.suffix == ".py":
+            bad += _laws(path)
+            continue
         try:
             with located(path):
                 found = verdict(path)
@@ -30,6 +37,17 @@ def check(
             write_stdout(f"bad  {error.message}\n")
     if bad:
         raise typer.Exit(3)
+
+
+def _laws(path: Path) -> int:
+    """Say which laws a user's own attention variant obeys; how many it does not."""
+    from xtool.surgery.laws import verdicts
+
+    broken = 0
+    for one in verdicts(registry.admit(str(path))):
+        write_stdout(f"{'ok ' if one.holds else 'bad'}  {path}: {one.law}: {one.found}\n")
+        broken += not one.holds
+    return broken
 
 
 def verdict(path: Path) -> str:

@@ -21,6 +21,8 @@ from xtool.commands._ui import (
 )
 from xtool.rows import FORMATS
 
+TRACES = ("heads", "maps")
+
 
 def evaluate(
     model: Annotated[
@@ -60,6 +62,15 @@ def evaluate(
             show_envvar=False,
         ),
     ] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            help="Also look into attention, by layer and head: heads (window lengths, look-back, "
+            "entropy, gates) or maps (the weights too).",
+            rich_help_panel=OUTPUT,
+            autocompletion=completion(TRACES),
+        ),
+    ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(help="Names a model in the rows; one for each.", rich_help_panel=OUTPUT),
@@ -94,7 +105,7 @@ def evaluate(
     found = files(model)
     from xtool import averages
     from xtool import rows as tables
-    from xtool.errors import UsageError
+    from xtool.errors import UsageError, unknown
     from xtool.evaluation.models import Evaluator
     from xtool.inputs import decode, read_bytes
     from xtool.training.setup import device_of, threads_of
@@ -102,9 +113,11 @@ def evaluate(
     shape = chosen_format(form)
     if label and len(label) != len(found):
         raise UsageError(f"{len(label)} labels for {len(found)} models", "one `--label` for each")
+    if trace is not None and trace not in TRACES:
+        raise unknown("trace", trace, TRACES)
     threads_of(threads)
     other = Path(against) if against and not over else None
-    evaluator = Evaluator(data, split.split(","), device_of(device))
+    evaluator = Evaluator(data, split.split(","), device_of(device), trace)
     rows = []
     names: Sequence[str | None] = label or [None] * len(found)
     for path, name in zip(found, names, strict=True):

@@ -14,14 +14,16 @@ from xtool.config import check_model
 from xtool.dataset import Dataset, find_data
 from xtool.errors import XtoolError
 from xtool.evaluation.score import columns_of_model, score_rows, scores
+from xtool.evaluation.trace import trace, trace_rows
 from xtool.header import Header
 from xtool.inputs import decode, read_bytes
 from xtool.intervals import estimate, p_value
+from xtool.layers._trace import Trace
 from xtool.rows import Row, read, row
 from xtool.storage import Source
 from xtool.tasks import fitted, open_data, task_of
 
-Scored = tuple[Header, int, dict[str, dict[str, Tensor]]]
+Scored = tuple[Header, int, dict[str, dict[str, Tensor]], dict[str, list[Trace]]]
 
 
 class Evaluator:
@@ -31,10 +33,17 @@ class Evaluator:
         data: the data file; None looks for that of each model's lineage.
         splits: which splits; `all` stands for every one.
         device: where to compute.
+        trace: `heads` also looks into the attention of each head, `maps` at its weights too.
     """
 
-    def __init__(self, data: Path | None, splits: Sequence[str], device: torch.device) -> None:
-        self.data, self.splits, self.device = data, splits, device
+    def __init__(
+        self,
+        data: Path | None,
+        splits: Sequence[str],
+        device: torch.device,
+        trace: str | None = None,
+    ) -> None:
+        self.data, self.splits, self.device, self.trace = data, splits, device, trace
         self._read: dict[Path, Dataset] = {}
         self._kept: dict[tuple[Path, int, Path], Scored] = {}
 
@@ -57,7 +66,7 @@ class Evaluator:
         self, path: Path, replica: int | None, label: str | None, pair: tuple[Path, int] | None
     ) -> list[Row]:
         data = self._data_path(path)
-        header, params, found = self._scores(path, replica or 0, data)
+        header, params, found, traces = self._scores(path, replica or 0, data)
         against = pair[0] if pair else None
         other = self._scores(*pair, data) if pair else None
         if other and other[0].config["context"] != header.config["context"]:
@@ -77,6 +86,7 @@ class Evaluator:
         out = []
         for split, metrics in found.items():
             out += score_rows(metrics, split=split, **base)
+            out += trace_rows(traces.get(split, []), self.trace == "maps", split=split, **base)
             if other and against:
                 name = other[0].training.get("label") or against.name.removesuffix(".st")
                 out += _differences(metrics, other[2][split], split=split, against=name, **base)
@@ -105,12 +115,14 @@ class Evaluator:
         data = fitted(self._read[data_path], header, str(data_path))
         task = task_of(header, str(path))
         model = model.to(self.device)
-        found = {}
+        found, traces = {}, {}
         for split in data.splits if "all" in self.splits else self.splits:
             chosen = data.split(split)
             found[split] = scores(model, task, chosen)
             found[split] |= task.baselines(data.split("train"), chosen)
-        return header, parameters(model), found
+            if self.trace:
+                traces[split] = trace(model, chosen)
+        return header, parameters(model), found, traces
 
 
 def _replicas(path: Path) -> int:

@@ -18,6 +18,7 @@ class Cache:
     def __init__(self) -> None:
         self.length = 0
         self.kept: tuple[Tensor, Tensor] | None = None
+        self.total: Tensor | float = 0.0
 
     def places(self, count: int) -> slice:
         """The places of the next `count` positions, which count as seen from now on."""
@@ -34,6 +35,12 @@ class Cache:
             values = torch.cat([self.kept[1], values], -2)
         self.kept = keys, values
         return self.kept
+
+    def sums(self, values: Float[Tensor, "B T E"]) -> Float[Tensor, "B T E"]:
+        """The running sums of values over all positions seen, these last."""
+        found = values.cumsum(1) + self.total
+        self.total = found[:, -1:]
+        return found
 
 
 @contextmanager

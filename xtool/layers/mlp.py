@@ -33,9 +33,13 @@ class Mlp(nn.Module):
         self.down = Linear(d_ff, d_model, bias)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Apply it to each position alone."""
+    def forward(
+        self, x: Float[Tensor, "B T D"], beside: Float[Tensor, "B T F"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """Apply it to each position alone; what is given beside joins the hidden layer."""
         hidden = self.up(x)  # (B, T, F)
+        if beside is not None:
+            hidden = hidden + beside
         if self.gate is not None:
             hidden = F.silu(self.gate(x)) * hidden
         else:

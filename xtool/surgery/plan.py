@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xtool import registry
 from xtool.archs import checked
-from xtool.axes import DATA, RESIDUAL, SIZES, fixed, layout
+from xtool.axes import DATA, RESIDUAL, SIZES, Layout, fixed, layout
 from xtool.checkpoint import NAMES, Reader
 from xtool.errors import UsageError
 from xtool.layers.initial import initial
@@ -197,7 +197,7 @@ def _plan_one(
     own = _own(method, dials)
     growth = Growth(reader, old, layout(new_config), seed, own, tuple(layers))
     _require_groups(growth)
-    if promise(method) == "exact" and (reason := _inexact(old.config, new_config)):
+    if promise(method) == "exact" and (reason := _inexact(old, growth.new)):
         raise UsageError(f"`{method}` refuses: {reason}", "an approximate operator can do it")
     if isinstance(operator, Conditional) and (reason := operator.refuse(growth)):
         raise UsageError(f"`{method}` refuses: {reason}", "see `xtool grow --help` for the others")
@@ -206,12 +206,13 @@ def _plan_one(
     return Plan(method, growth, changed(old.config, new_config))
 
 
-def _inexact(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def _inexact(old: Layout, new: Layout) -> str:
     """Why no growth of these sizes keeps the function, whatever the operator; empty if one may."""
-    for axis in fixed(old):
-        if new[axis] != old[axis]:
-            return f"the attention variant `{old['attention']}` depends on `{axis}`"
-    if new.get("n_layers") != old.get("n_layers") and old.get("residual") is False:
+    for axis in fixed(old.config):
+        if new.size(axis) != old.size(axis):
+            return f"the attention variant `{old.config['attention']}` depends on `{axis}`"
+    deeper = new.config.get("n_layers") != old.config.get("n_layers")
+    if deeper and old.config.get("residual") is False:
         return "without residual connections no new block is the identity"
     return ""
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from xtool.archs import build
-from xtool.layers.attention._kernel import products
+from xtool.layers.attention._kernel import masked, products
 from xtool.training.parallel import whole
 
 
@@ -64,6 +64,9 @@ class Replicas:
             for name, tensor in held.items()
             if tensor is not None
         ]
+        self.priced: list[Any] = [
+            module for module in model.modules() if hasattr(module, "penalty")
+        ]
         self.each = [model] if count == 1 else list(_views(model, config, count))
 
     def seed(self, seeds: Sequence[int]) -> None:
@@ -78,29 +81,48 @@ class Replicas:
     def losses(
         self, loss: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor
     ) -> Float[Tensor, " R"]:
-        """The mean loss of each replica on its own batch, (R, B, T) each -> (R,)."""
+        """The mean loss of each replica on its own batch, (R, B, T) each -> (R,).
+
+        What modules ask for their `penalty`, such as that of long windows, is in its gradient; its
+        value is that of the loss alone.
+        """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.forward(inputs[0]) if self.count == 1 else self._logits(inputs)
+            if self.count == 1:
+                logits, price = self.forward(inputs[0])[None], self._price().view(1)
+            else:
+                logits, price = self._logits(inputs)
         if self.bf16:
             logits = logits.float()
-        if self.count == 1:
-            return loss(logits, targets[0]).mean().view(1)
         found = loss(logits.flatten(0, 1), targets.flatten(0, 1))  # (R*B, T)
-        return found.view(self.count, -1).mean(1)  # (R,)
+        mean = found.view(self.count, -1).mean(1)  # (R,)
+        return mean + (price - price.detach()) if self.priced else mean
 
-    def _logits(self, inputs: Integer[Tensor, "R B T"]) -> Float[Tensor, "R B T C"]:
+    def _price(self) -> Float[Tensor, ""]:
+        """The mean penalty of the modules that have one, which they are then rid of."""
+        asked = [module.penalty for module in self.priced if module.penalty is not None]
+        for module in self.priced:
+            module.penalty = None
+        if not asked:
+            return torch.zeros((), device=self.device)
+        return torch.stack(asked).mean()
+
+    def _logits(
+        self, inputs: Integer[Tensor, "R B T"]
+    ) -> tuple[Float[Tensor, "R B T C"], Float[Tensor, " R"]]:
+        """The logits of each replica, and what its modules ask for."""
         whole = [held[name] for held, name in self.places]
 
-        def one(own: list[Tensor], x: Tensor) -> Tensor:
+        def one(own: list[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
             for (held, name), tensor in zip(self.places, own, strict=True):
                 held[name] = tensor
             out: Tensor = self.model(x)
-            return out
+            return out, self._price()
 
         # What `torch.func.functional_call` does too, which takes half as long as a small model.
         try:
-            with _Batchable(self.generators):
-                return vmap(one, randomness="different")(whole, inputs)
+            with _Batchable(self.generators), masked():
+                logits, price = vmap(one, randomness="different")(whole, inputs)
+                return logits, price
         finally:
             for (held, name), tensor in zip(self.places, whole, strict=True):
                 held[name] = tensor

@@ -120,6 +120,7 @@ def fresh_config(
         raise UsageError(f"`--context` is {context}, it must be at least 1")
     shape = replace(shape, context=context)
     config: dict[str, Any] = {"arch": arch, **dials}
+    _require_window(config, context)
     if sources := registry.source_digests([arch, str(dials.get("attention"))]):
         config["sources"] = sources
     return architecture(config).configure(config, shape)
@@ -131,14 +132,31 @@ def trained_config(config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[
     Raises:
         UsageError: a dial that the model's tensors depend on was asked to differ.
     """
-    tunable = registry.literal("archs", config["arch"], "TUNABLE", [])
+    tunable = [*registry.literal("archs", config["arch"], "TUNABLE", [])]
+    if "attention" in config:
+        tunable += registry.literal("layers/attention", config["attention"], "TUNABLE", [])
     for name, value in asked.items():
         if value is not None and value != config.get(name) and name not in tunable:
             raise UsageError(
                 f"`{name}` is {config.get(name)} in the model given with `--from`, not {value}",
                 "`xtool grow` and `xtool slice` change a trained model",
             )
+    if asked.get("window") is not None:
+        _require_window(asked, config["context"])
     return dict(config) | {k: v for k, v in asked.items() if v is not None}
+
+
+def _require_window(dials: Mapping[str, Any], context: int) -> None:
+    """Raise UsageError for a window that is asked to be longer than the inputs.
+
+    A cut context may leave a model's own window longer, which changes nothing.
+    """
+    window = dials.get("window")
+    if window is not None and not 1 <= window <= context:
+        raise UsageError(
+            f"`window` is {window}, it must be 1 to `context` ({context})",
+            "leave it out for the default, or lengthen `--context`",
+        )
 
 
 def set_up(

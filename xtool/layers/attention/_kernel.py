@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
 KERNELS = ("sdpa", "plain")
 _chosen = [KERNELS[0]]
+_masked = [False]
 
 Dropout = Callable[[Tensor, float], Tensor]
 
@@ -28,6 +29,21 @@ def kernel(name: str) -> Iterator[None]:
         _chosen.pop()
 
 
+@contextmanager
+def masked() -> Iterator[None]:
+    """Compute every variant by its definition inside: all weights of all pairs, then masks."""
+    _masked.append(True)
+    try:
+        yield
+    finally:
+        _masked.pop()
+
+
+def is_masked() -> bool:
+    """Whether we are inside `masked`."""
+    return _masked[-1]
+
+
 def attend(
     q: Float[Tensor, "B H T K"],
     k: Float[Tensor, "B G S K"],
@@ -36,17 +52,18 @@ def attend(
     causal: bool,
     scale: float,
     dropout: float = 0.0,
+    mask: Bool[Tensor, "T S"] | None = None,
 ) -> Float[Tensor, "B H T W"]:
     """softmax(scale q k^T) v, by the chosen kernel; H / G query heads share a head of keys.
 
-    Of fewer queries than keys the queries are the last ones, when causal.
+    Of fewer queries than keys the queries are the last ones, when causal. A mask says which pairs
+    are kept, and then alone decides.
     """
-    causal = causal and q.shape[-2] > 1
+    causal = causal and q.shape[-2] > 1 and mask is None
     if _chosen[-1] == "plain":
-        return products(q, k, v, causal=causal, scale=scale, dropout=dropout)
-    mask = None
+        return products(q, k, v, causal=causal, scale=scale, dropout=dropout, mask=mask)
     if causal and q.shape[-2] < k.shape[-2]:
-        mask, causal = _future(q.shape[-2], k.shape[-2], q.dtype, q.device), False
+        mask, causal = seen(q.shape[-2], k.shape[-2], q.device), False
     return F.scaled_dot_product_attention(
         q, k, v, mask, dropout, causal, scale=scale, enable_gqa=k.shape[-3] < q.shape[-3]
     )
@@ -75,16 +92,43 @@ def products(
         mask: (T, S) or what broadcasts with the scores; added to them, or where they are kept.
         drop: drops out at a rate.
     """
-    if groups := q.shape[-3] // k.shape[-3] - 1:
-        k, v = (one.repeat_interleave(groups + 1, -3) for one in (k, v))
-    scores = (q * scale) @ k.transpose(-1, -2)  # (B, H, T, S)
+    scores = scored(q, k, scale)  # (B, H, T, S)
     if causal:
         scores = scores + _future(q.shape[-2], k.shape[-2], scores.dtype, scores.device)
     if mask is not None:
         kept = mask.dtype == torch.bool
         scores = scores.masked_fill(~mask, float("-inf")) if kept else scores + mask
     weights = scores.softmax(-1)
-    return (drop(weights, dropout) if dropout else weights) @ v
+    return (drop(weights, dropout) if dropout else weights) @ for_each(v, q.shape[-3])
+
+
+def scored(
+    q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], scale: float
+) -> Float[Tensor, "B H T S"]:
+    """Queries times keys, times the scale."""
+    return (q * scale) @ for_each(k, q.shape[-3]).transpose(-1, -2)
+
+
+def for_each(keys: Float[Tensor, "B G S K"], heads: int) -> Float[Tensor, "B H S K"]:
+    """Keys or values once for each head of queries."""
+    group = heads // keys.shape[-3]
+    return keys.repeat_interleave(group, -3) if group > 1 else keys
+
+
+@lru_cache(maxsize=8)
+def distances(queries: int, keys: int, device: torch.device) -> Int64[Tensor, "T S"]:
+    """How far before its query each key stands, 0 for its own, negative after it.
+
+    The queries are the last ones.
+    """
+    places = torch.arange(keys, device=device)
+    return places[keys - queries :, None] - places
+
+
+@lru_cache(maxsize=8)
+def seen(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "T S"]:
+    """Whether a key stands no later than the query."""
+    return distances(queries, keys, device) >= 0
 
 
 @lru_cache(maxsize=8)

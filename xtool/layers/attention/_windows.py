@@ -1,0 +1,302 @@
+"""Attention inside windows: what lies beyond them is not computed.
+
+Every query i has a length r, in tokens: a key at distance x = |i - j| counts min(1, (r - x) / ramp)
+times as much as without a window, so exactly 0 from x = r on (the ramp is that of Sukhbaatar et
+al., 2019, arXiv:1905.07799). With a ramp of 1 and a whole r, that is the plain window of r tokens.
+
+Queries are taken in blocks, each with the blocks of keys that its longest window reaches. Blocks
+that need equally many are computed together, a few at a time, and the backward pass computes their
+weights again, so that neither T x T scores nor the weights of all windows are ever in memory.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from xtool.layers.attention._kernel import distances, scored
+from xtool.layers.attention.plain import Plain
+
+BLOCK = 64  # queries
+AT_ONCE = 1 << 18  # pairs
+LEAST = 1e-30  # a sum of weights that still has all its digits
+
+
+def weighed(
+    scores: Float[Tensor, "B H T S"],
+    lengths: Float[Tensor, "B H T"],
+    ramp: int,
+) -> Float[Tensor, "B H T S"]:
+    """The attention weights inside windows, by their definition.
+
+    Args:
+        scores: of all pairs, those of keys that are not seen minus infinity.
+        lengths: of each query's window, or what broadcasts.
+        ramp: tokens over which a window ends.
+    """
+    far = distances(*scores.shape[-2:], scores.device).abs()  # (T, S)
+    inside = ((lengths[..., None] - far) / ramp).clamp(0, 1)  # (B, H, T, S)
+    weights = scores.masked_fill(inside == 0, float("-inf")).softmax(-1) * inside
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def block_of(positions: int, causal: bool) -> int | None:
+    """Queries in a block; None where blocks save nothing.
+
+    Without a causal mask blocks must divide the positions: padding would be seen.
+    """
+    if positions <= BLOCK:
+        return None
+    if causal:
+        return BLOCK
+    best = next(size for size in range(BLOCK, 0, -1) if positions % size == 0)
+    return best if best >= BLOCK // 4 else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which blocks of keys each block of queries reads, all (B*H*n).
+
+    Attributes:
+        back: blocks before its own.
+        ahead: blocks after its own.
+        own: its own block of keys, counted over (B, G, n).
+        block: positions of one.
+    """
+
+    back: Int64[Tensor, " M"]
+    ahead: Int64[Tensor, " M"]
+    own: Int64[Tensor, " M"]
+    block: int
+
+    @property
+    def pairs(self) -> Int64[Tensor, " M"]:
+        """Pairs of a query and a key that each block computes."""
+        return (self.back + self.ahead + 1) * self.block**2
+
+    def groups(self) -> Iterator[tuple[Tensor, Tensor, int, int]]:
+        """Blocks of equal shape: their places, their blocks of keys, how many back and ahead."""
+        shapes = torch.unique(torch.stack([self.back, self.ahead], 1), dim=0).tolist()
+        for back, ahead in shapes:
+            places = ((self.back == back) & (self.ahead == ahead)).nonzero()[:, 0]
+            reach = torch.arange(-back, ahead + 1, device=places.device)
+            each = self.block**2 * len(reach)
+            for some in places.split(max(1, AT_ONCE // each)):
+                yield some, (self.own[some, None] + reach).flatten(), back, ahead
+
+
+def plan(lengths: Float[Tensor, "B H T"], kv_heads: int, block: int, causal: bool) -> Plan:
+    """The blocks that windows reach, the longest of each block of queries deciding."""
+    batch, heads, positions = lengths.shape
+    blocks = -(-positions // block)
+    longest = F.pad(lengths, (0, blocks * block - positions), value=1.0)
+    longest = torch.unflatten(longest, -1, (blocks, block)).amax(-1)  # (B, H, n)
+    need = ((longest.ceil() - 1) / block).ceil().long()
+    place = torch.arange(blocks, device=lengths.device).expand_as(need)
+    back = torch.minimum(need, place)
+    ahead = torch.zeros_like(need) if causal else torch.minimum(need, blocks - 1 - place)
+    head = torch.arange(heads, device=lengths.device)[:, None] // (heads // kv_heads)
+    batches = torch.arange(batch, device=lengths.device)[:, None, None]
+    own = (batches * kv_heads + head) * blocks + place
+    return Plan(back.flatten(), ahead.flatten(), own.flatten(), block)
+
+
+def local(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B G T K"],
+    v: Float[Tensor, "B G T W"],
+    lengths: Float[Tensor, "B H T"],
+    ramp: int,
+    *,
+    block: int,
+    causal: bool,
+    scale: float,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H T W"]:
+    """What `weighed` mixes of the values, computed by blocks."""
+    found = plan(lengths.detach(), k.shape[1], block, causal)
+    kind, positions = q.device.type, q.shape[2]
+    if torch.is_autocast_enabled(kind):
+        q, k, v = (one.to(torch.get_autocast_dtype(kind)) for one in (q, k, v))
+    pad = -positions % block
+
+    def blocks(x: Tensor) -> Tensor:
+        return F.pad(x, (0, 0, 0, pad)).reshape(-1, block, x.shape[-1])
+
+    r = F.pad(lengths, (0, pad), value=1.0).reshape(-1, block, 1) / ramp
+    with torch.autocast(kind, enabled=False):
+        out: Tensor = _Local.apply(  # type: ignore[no-untyped-call]
+            blocks(q), blocks(k), blocks(v), r, found, ramp, causal, scale, dropout
+        )
+    return out.view(*q.shape[:2], -1, v.shape[-1])[:, :, :positions]
+
+
+@lru_cache(maxsize=64)
+def _far(
+    block: int, back: int, ahead: int, ramp: int, causal: bool, dtype: torch.dtype, device: Any
+) -> Float[Tensor, "b S"]:
+    """Distances over the ramp inside a block of queries; infinite for keys that are not seen."""
+    queries = torch.arange(block, device=device)[:, None] + back * block
+    far = queries - torch.arange((back + ahead + 1) * block, device=device)  # (b, S)
+    scaled = far.abs().to(dtype) / ramp
+    return scaled.masked_fill(far < 0, float("inf")) if causal else scaled
+
+
+class _Local(torch.autograd.Function):
+    """Blocks of queries (M, b, K) and of keys (N, b, K) to what they mix (M, b, W)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        r: Tensor,
+        found: Plan,
+        ramp: int,
+        causal: bool,
+        scale: float,
+        dropout: float,
+    ) -> Tensor:
+        """Group by group; a group's weights are forgotten."""
+        seed = int(torch.randint(1 << 62, ())) if dropout else 0
+        ctx.settings = found, ramp, causal, scale, dropout, seed
+        out = v.new_empty(*q.shape[:2], v.shape[-1])
+        for one in _groups(ctx, q, k, v, r):
+            used = one.weights if one.kept is None else one.weights * one.kept
+            out.index_copy_(0, one.places, torch.bmm(used.to(v.dtype), one.values))
+        ctx.save_for_backward(q, k, v, r, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """The softmax's gradient; a weight inside the ramp is in proportion to r - x."""
+        q, k, v, r, out = ctx.saved_tensors
+        (given,) = gradients
+        scale = ctx.settings[3]
+        dq, dr = torch.empty_like(q), torch.empty_like(r)
+        dk, dv = torch.zeros_like(k), torch.zeros_like(v)
+        delta = (given * out).sum(-1, keepdim=True).to(r.dtype)  # (M, b, 1)
+        for one in _groups(ctx, q, k, v, r):
+            g = given.index_select(0, one.places)  # (m, b, W)
+            through = torch.bmm(g, one.values.transpose(1, 2)).to(r.dtype)  # (m, b, S)
+            used = one.weights
+            if one.kept is not None:
+                used, through = used * one.kept, through * one.kept
+            dv.index_add_(0, one.reach, _blocks(torch.bmm(used.to(v.dtype).transpose(1, 2), g), v))
+            ds = through.sub_(delta.index_select(0, one.places)).mul_(one.weights)
+            low = ds.to(q.dtype)
+            dq.index_copy_(0, one.places, torch.bmm(low, one.keys).mul_(scale))
+            dk.index_add_(0, one.reach, _blocks(torch.bmm(low.transpose(1, 2), one.queries), k))
+            if ctx.needs_input_grad[3]:
+                flat = (one.inside == 0) | (one.inside == 1)
+                edge = one.inside.masked_fill_(flat, float("inf"))
+                dr.index_copy_(0, one.places, (ds / edge).sum(-1, keepdim=True))
+        return dq, dk, dv, dr, *[None] * 5
+
+
+def _blocks(x: Float[Tensor, "m S K"], like: Float[Tensor, "N b K"]) -> Float[Tensor, "mc b K"]:
+    return x.reshape(-1, *like.shape[1:])
+
+
+class _Group(NamedTuple):
+    """Blocks computed together: m of them, with S keys each."""
+
+    places: Int64[Tensor, " m"]
+    reach: Int64[Tensor, " mc"]
+    inside: Float[Tensor, "m b S"]
+    weights: Float[Tensor, "m b S"]
+    queries: Float[Tensor, "m b K"]  # times the scale
+    keys: Float[Tensor, "m S K"]
+    values: Float[Tensor, "m S W"]
+    kept: Float[Tensor, "m b S"] | None  # dropout's factors
+
+
+def _groups(ctx: Any, q: Tensor, k: Tensor, v: Tensor, r: Tensor) -> Iterator[_Group]:
+    """Each group with its weights, the same whenever it is asked for."""
+    found, ramp, causal, scale, dropout, seed = ctx.settings
+    drawn = torch.Generator(q.device).manual_seed(seed) if dropout else None
+    for some, reach, back, ahead in found.groups():
+        keys, values = (
+            one.index_select(0, reach).view(len(some), -1, one.shape[-1]) for one in (k, v)
+        )
+        queries = q.index_select(0, some) * scale  # (m, b, K)
+        far = _far(found.block, back, ahead, ramp, causal, r.dtype, r.device)  # (b, S)
+        inside = torch.sub(r.index_select(0, some), far).clamp_(0, 1)  # (m, b, S)
+        scores = torch.bmm(queries, keys.transpose(1, 2))
+        weights = scores.softmax(-1, dtype=r.dtype).mul_(inside)
+        total = weights.sum(-1, keepdim=True)
+        if not float(total.min()) >= LEAST:
+            # Keys outside the window outweigh those inside beyond what numbers hold.
+            scores = scores.to(r.dtype).masked_fill_(inside == 0, float("-inf"))
+            weights = scores.softmax(-1).mul_(inside)
+            total = weights.sum(-1, keepdim=True)
+        weights.div_(total)
+        kept = None
+        if drawn is not None:
+            kept = torch.empty_like(weights).bernoulli_(1 - dropout, generator=drawn)
+            kept.div_(1 - dropout)
+        yield _Group(some, reach, inside, weights, queries, keys, values, kept)
+
+
+class Windowed(Plain):
+    """Attention inside windows whose lengths a variant gives; see the module."""
+
+    ramp = 1
+
+    def lengths(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"]:
+        """The window of each query, or what broadcasts."""
+        raise NotImplementedError
+
+    def weights(self, x: Tensor, q: Tensor, k: Tensor) -> Float[Tensor, "B H T S"]:
+        """By their definition."""
+        lengths = self.measured(x, q)
+        if self.trace is not None:
+            self._show(lengths, q, k)
+        return weighed(self.seen(scored(q, k, self.scale)), lengths, self.ramp)
+
+    def quick(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T W"]:
+        """By blocks where these save something."""
+        block = block_of(q.shape[2], self.causal) if q.shape[2] == k.shape[2] else None
+        if block is None:
+            return self.mixed(self.weights(x, q, k), v)
+        lengths = self.measured(x, q)
+        return local(
+            q,
+            k,
+            v,
+            lengths,
+            self.ramp,
+            block=block,
+            causal=self.causal,
+            scale=self.scale,
+            dropout=self.rate,
+        )
+
+    def measured(self, x: Tensor, q: Tensor) -> Float[Tensor, "B H T"]:
+        """The lengths, as exact as the scores or better."""
+        exact = torch.promote_types(q.dtype, torch.float32)
+        return self.lengths(x).to(exact).expand(q.shape[:3])
+
+    def _show(self, lengths: Tensor, q: Tensor, k: Tensor) -> None:
+        """The windows, and what part of all pairs that are seen they keep and would compute."""
+        if self.trace is None:
+            return
+        queries, keys = q.shape[2], k.shape[2]
+        self.trace.note("window_length", lengths)
+        far = distances(queries, keys, q.device)  # (T, S)
+        kept = far.abs() < lengths[..., None]  # (B, H, T, S)
+        kept = kept & (far >= 0) if self.causal else kept
+        whole = self.pairs(queries, keys)
+        self.trace.note("pairs_kept", kept.sum(-1) * queries / whole)
+        block = block_of(queries, self.causal) if queries == keys else None
+        computed = torch.full_like(lengths[..., :1], queries * keys)
+        if block:
+            found = plan(lengths, k.shape[1], block, self.causal).pairs
+            computed = found.view(*lengths.shape[:2], -1).sum(-1, keepdim=True)
+        self.trace.note("pairs_computed", computed / whole)

@@ -1,0 +1,47 @@
+"""A window for every head, learned: adaptive span (Sukhbaatar et al., 2019, arXiv:1905.07799).
+
+One number p a head; its window is 1 + (window + ramp - 1) sigmoid(p) tokens long and ends over
+`ramp` tokens. Long windows cost `window_penalty` in the loss, times their mean part of the longest,
+so a head keeps only what helps it. Each head computes no more than its own window, not the longest
+head's. The sigmoid stands in place of the paper's clamp, which stops learning at both ends.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from xtool.layers.attention import Attention, AttentionConfig
+from xtool.layers.attention.hard_window import Learned, LearnedEntry
+
+LIKE = "plain"
+AXES = {"span": ("n_kv_heads*n_heads/n_kv_heads",)}
+CACHED = True
+OPTIONS = [
+    ("window", "int", None, "the longest window; the context unless given"),
+    ("ramp", "int", None, "tokens over which a window ends; 32, at most context / 2, unless given"),
+    ("window_penalty", "float", 0.02, "loss for the mean part of the longest window"),
+]
+TUNABLE = ["window_penalty"]
+NEUTRAL = {"window": "context", "span": 40.0}
+
+
+class Span(Learned):
+    """The variant; see the module."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.span = nn.Parameter(torch.empty(config.n_heads))
+
+    def told(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"]:
+        """By head."""
+        return self.span.view(1, -1, 1)
+
+
+class _Entry(LearnedEntry):
+    def build(self, config: AttentionConfig) -> nn.Module:
+        return Span(config)
+
+
+ENTRY: Attention = _Entry()
