@@ -81,9 +81,11 @@ class Plan:
 
     def groups(self) -> Iterator[tuple[Tensor, Tensor, int, int]]:
         """Blocks of equal shape: their places, their blocks of keys, how many back and ahead."""
-        shapes = torch.unique(torch.stack([self.back, self.ahead], 1), dim=0).tolist()
-        for back, ahead in shapes:
-            places = ((self.back == back) & (self.ahead == ahead)).nonzero()[:, 0]
+        most = int(self.ahead.max()) + 1
+        shapes = self.back * most + self.ahead
+        for shape in torch.unique(shapes).tolist():
+            back, ahead = divmod(shape, most)
+            places = (shapes == shape).nonzero()[:, 0]
             reach = torch.arange(-back, ahead + 1, device=places.device)
             each = self.block**2 * len(reach)
             for some in places.split(max(1, AT_ONCE // each)):
@@ -120,20 +122,24 @@ def local(
 ) -> Float[Tensor, "B H T W"]:
     """What `weighed` mixes of the values, computed by blocks."""
     found = plan(lengths.detach(), k.shape[1], block, causal)
-    kind, positions = q.device.type, q.shape[2]
+    kind = q.device.type
     if torch.is_autocast_enabled(kind):
         q, k, v = (one.to(torch.get_autocast_dtype(kind)) for one in (q, k, v))
-    pad = -positions % block
-
-    def blocks(x: Tensor) -> Tensor:
-        return F.pad(x, (0, 0, 0, pad)).reshape(-1, block, x.shape[-1])
-
-    r = F.pad(lengths, (0, pad), value=1.0).reshape(-1, block, 1) / ramp
     with torch.autocast(kind, enabled=False):
         out: Tensor = _Local.apply(  # type: ignore[no-untyped-call]
-            blocks(q), blocks(k), blocks(v), r, found, ramp, causal, scale, dropout
+            q, k, v, lengths / ramp, found, ramp, causal, scale, dropout
         )
-    return out.view(*q.shape[:2], -1, v.shape[-1])[:, :, :positions]
+    return out
+
+
+def _blocks(x: Float[Tensor, "B H T K"], block: int, fill: float = 0.0) -> Float[Tensor, "M b K"]:
+    """The blocks of positions of all heads, the last one filled up."""
+    return F.pad(x, (0, 0, 0, -x.shape[2] % block), value=fill).reshape(-1, block, x.shape[-1])
+
+
+def _whole(x: Float[Tensor, "M b K"], like: Float[Tensor, "B H T _"]) -> Float[Tensor, "B H T K"]:
+    """Undo `_blocks`."""
+    return x.view(*like.shape[:2], -1, x.shape[-1])[:, :, : like.shape[2]]
 
 
 @lru_cache(maxsize=64)
@@ -148,7 +154,7 @@ def _far(
 
 
 class _Local(torch.autograd.Function):
-    """Blocks of queries (M, b, K) and of keys (N, b, K) to what they mix (M, b, W)."""
+    """Queries (B, H, T, K), keys (B, G, T, K) and values to what they mix (B, H, T, W)."""
 
     @staticmethod
     def forward(
@@ -166,41 +172,45 @@ class _Local(torch.autograd.Function):
         """Group by group; a group's weights are forgotten."""
         seed = int(torch.randint(1 << 62, ())) if dropout else 0
         ctx.settings = found, ramp, causal, scale, dropout, seed
-        out = v.new_empty(*q.shape[:2], v.shape[-1])
+        out = v.new_empty(len(found.own), found.block, v.shape[-1])
         for one in _groups(ctx, q, k, v, r):
             used = one.weights if one.kept is None else one.weights * one.kept
             out.index_copy_(0, one.places, torch.bmm(used.to(v.dtype), one.values))
-        ctx.save_for_backward(q, k, v, r, out)
-        return out
+        mixed = _whole(out, q)
+        ctx.save_for_backward(q, k, v, r, mixed)
+        return mixed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         """The softmax's gradient; a weight inside the ramp is in proportion to r - x."""
         q, k, v, r, out = ctx.saved_tensors
-        (given,) = gradients
-        scale = ctx.settings[3]
-        dq, dr = torch.empty_like(q), torch.empty_like(r)
-        dk, dv = torch.zeros_like(k), torch.zeros_like(v)
+        found, _, _, scale, _, _ = ctx.settings
+        given, out = (_blocks(one, found.block) for one in (gradients[0], out))  # (M, b, W)
         delta = (given * out).sum(-1, keepdim=True).to(r.dtype)  # (M, b, 1)
+        dq = q.new_empty(*given.shape[:2], q.shape[-1])
+        dr = r.new_zeros(*given.shape[:2], 1)
+        dk, dv = (x.new_zeros(_blocks(x, found.block).shape) for x in (k, v))
         for one in _groups(ctx, q, k, v, r):
             g = given.index_select(0, one.places)  # (m, b, W)
             through = torch.bmm(g, one.values.transpose(1, 2)).to(r.dtype)  # (m, b, S)
             used = one.weights
             if one.kept is not None:
                 used, through = used * one.kept, through * one.kept
-            dv.index_add_(0, one.reach, _blocks(torch.bmm(used.to(v.dtype).transpose(1, 2), g), v))
+            dv.index_add_(0, one.reach, _apart(torch.bmm(used.to(v.dtype).transpose(1, 2), g), dv))
             ds = through.sub_(delta.index_select(0, one.places)).mul_(one.weights)
             low = ds.to(q.dtype)
             dq.index_copy_(0, one.places, torch.bmm(low, one.keys).mul_(scale))
-            dk.index_add_(0, one.reach, _blocks(torch.bmm(low.transpose(1, 2), one.queries), k))
+            dk.index_add_(0, one.reach, _apart(torch.bmm(low.transpose(1, 2), one.queries), dk))
             if ctx.needs_input_grad[3]:
                 flat = (one.inside == 0) | (one.inside == 1)
                 edge = one.inside.masked_fill_(flat, float("inf"))
                 dr.index_copy_(0, one.places, (ds / edge).sum(-1, keepdim=True))
-        return dq, dk, dv, dr, *[None] * 5
+        of_lengths = _whole(dr, q)[..., 0]
+        return _whole(dq, q), _whole(dk, k), _whole(dv, v), of_lengths, *[None] * 5
 
 
-def _blocks(x: Float[Tensor, "m S K"], like: Float[Tensor, "N b K"]) -> Float[Tensor, "mc b K"]:
+def _apart(x: Float[Tensor, "m S K"], like: Float[Tensor, "N b K"]) -> Float[Tensor, "mc b K"]:
+    """Keys of a group as blocks again."""
     return x.reshape(-1, *like.shape[1:])
 
 
@@ -220,6 +230,8 @@ class _Group(NamedTuple):
 def _groups(ctx: Any, q: Tensor, k: Tensor, v: Tensor, r: Tensor) -> Iterator[_Group]:
     """Each group with its weights, the same whenever it is asked for."""
     found, ramp, causal, scale, dropout, seed = ctx.settings
+    q, k, v = (_blocks(one, found.block) for one in (q, k, v))
+    r = _blocks(r[..., None], found.block, 1.0)  # (M, b, 1)
     drawn = torch.Generator(q.device).manual_seed(seed) if dropout else None
     for some, reach, back, ahead in found.groups():
         keys, values = (

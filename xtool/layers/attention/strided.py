@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from xtool.errors import UsageError
 from xtool.layers.attention import Attention, AttentionConfig
+from xtool.layers.attention._fixed import near
 from xtool.layers.attention._kernel import attend, distances, scored
-from xtool.layers.attention._windows import block_of, local
+from xtool.layers.attention._windows import block_of
 from xtool.layers.attention.plain import Plain, PlainEntry
 
 LIKE = "plain"
@@ -79,9 +80,7 @@ class Strided(Plain):
         if self.window >= length:
             return attend(q, k, v, **common)
         if block := block_of(length, self.causal):
-            lengths = torch.full((1, 1, 1), float(self.window), device=q.device)
-            exact = torch.promote_types(q.dtype, torch.float32)
-            return local(q, k, v, lengths.to(exact).expand(q.shape[:3]), 1, block=block, **common)
+            return near(q, k, v, self.window, block=block, **common)
         far = distances(length, length, q.device)
         kept = (far.abs() < self.window) & ((far >= 0) | (not self.causal))
         return attend(q, k, v, mask=kept, **common)

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xtool.layers.attention import Attention, AttentionConfig
+from xtool.layers.attention._fixed import near
 from xtool.layers.attention._kernel import attend, distances
-from xtool.layers.attention._windows import BLOCK, Windowed
+from xtool.layers.attention._windows import Windowed, block_of
 from xtool.layers.attention.plain import PlainEntry
 
 LIKE = "plain"
@@ -38,14 +39,14 @@ class Window(Windowed):
         queries, keys = q.shape[2], k.shape[2]
         if self.window >= keys:
             return super(Windowed, self).quick(x, q, k, v)
-        if keys > BLOCK and queries == keys:
-            return super().quick(x, q, k, v)
+        common = {"causal": self.causal, "scale": self.scale, "dropout": self.rate}
+        block = block_of(queries, self.causal) if queries == keys else None
+        if block is not None:
+            return near(q, k, v, self.window, block=block, **common)
         far = distances(queries, keys, q.device)  # (T, S)
         kept = far.abs() < self.window
         kept = kept & (far >= 0) if self.causal else kept
-        return attend(
-            q, k, v, causal=self.causal, scale=self.scale, dropout=self.rate, mask=kept
-        )  # (B, H, T, W)
+        return attend(q, k, v, mask=kept, **common)
 
 
 class _Entry(PlainEntry):

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# What is each attention variant worth? Every one beside plain attention, on text and on the counting task, for equal
+# steps and for equal FLOPs; then three explanations of why none helps much, and what a window saves.
+#
+#   examples/attention.sh [OUT]           five seeds of 2,000 steps: hours on two cores
+#   examples/attention.sh --fast [OUT]    two seeds, few steps, some of the questions: minutes
+#
+# QUESTIONS chooses questions, CORPUS a corpus or a text file, LARGER a longer one, SEEDS, STEPS and JOBS what they say;
+# PRESET=shakespeare-char is the original's size, for a GPU. The base is the preset `shakespeare-char-cpu`.
+set -euo pipefail
+seeds=${SEEDS:-0 1 2 3 4} steps=${STEPS:-2000} corpus=${CORPUS:-builtin} larger=${LARGER:-builtin-large} jobs=${JOBS:-2}
+questions=${QUESTIONS:-text flops counting embedding corpus context}
+base=(--preset "${PRESET:-shakespeare-char-cpu}")
+counting=(--d-model 48 --n-layers 2 --n-heads 4 --epochs "${EPOCHS:-10}" --batch-size 16 --lr 1e-3)
+if [ "${1:-}" = --fast ]; then
+    shift
+    seeds="0 1" steps=20 questions="text counting context"
+    base+=(--d-model 16 --n-layers 1 --n-heads 4 --context 16)
+    counting=(--d-model 16 --n-layers 1 --n-heads 4 --steps 20)
+fi
+here=$(cd "$(dirname "$0")/.." && pwd)
+[[ $corpus != */* ]] || corpus=$(realpath "$corpus")
+[[ $larger != */* ]] || larger=$(realpath "$larger")
+mkdir -p "${1:-attention}" && cd "${1:-attention}"
+[ -e char.st ] || xtool prepare language "$corpus" --quiet -o char.st > /dev/null
+
+variants="plain window strided span hard-window soft-window head-gate structure-mlp structure-mlp-post structure-embedding key-importance"
+
+# run NAME GROUP ARGUMENTS...: one model a seed, labelled NAME, in GROUP-NAME-SEED.st
+run() {
+    local name=$1 group=$2 seed
+    shift 2
+    for seed in $seeds; do
+        [ ! -e "$group-$name-$seed.st" ] || continue
+        while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+        xtool train "${data:-char.st}" "$@" --label "$name" --seed "$seed" --threads 1 --quiet --force \
+            -o "$group-$name-$seed.st" > /dev/null &
+    done
+}
+# variant NAME GROUP ARGUMENTS...: the same with the attention that the name says
+variant() {
+    local kind=${VARIANT:-$1}
+    case $kind in
+        structure-mlp-post) run "$1" "$2" "${@:3}" --attention structure-mlp --structure-norm post ;;
+        *) run "$1" "$2" "${@:3}" --attention "$kind" ;;
+    esac
+}
+text=("${base[@]}" --steps "$steps" --eval-every "$((steps / 5))")
+
+for question in $questions; do
+    case $question in
+        text) for name in $variants; do variant "$name" text "${text[@]}"; done ;;
+        flops)
+            QUESTIONS=  ; variant plain text "${text[@]}"; wait
+            budget=$(xtool evaluate text-plain-*.rows.jsonl --where metric=train_seconds --format jsonl | grep -om1 '"flops": [0-9]*' | cut -d' ' -f2)
+            for name in $variants; do
+                variant "$name" flops "${base[@]}" --steps $((2 * steps)) --max-flops "$budget" --eval-every "$((steps / 5))"
+            done
+            ;;
+        counting)
+            [ -e counting.st ] || xtool prepare counting --quiet -o counting.st > /dev/null
+            for name in $variants; do data=counting.st variant "$name" counting "${counting[@]}"; done
+            ;;
+        embedding)
+            for width in 32 384; do
+                for name in plain hard-window structure-mlp; do
+                    VARIANT=$name variant "$name-$width" embedding "${text[@]}" --d-model "$width"
+                done
+            done
+            ;;
+        corpus)
+            [ -e larger.st ] || xtool prepare language "$larger" --quiet -o larger.st > /dev/null
+            for name in plain hard-window structure-mlp; do data=larger.st variant "$name" corpus "${text[@]}"; done
+            ;;
+        context)
+            for positions in learned rotary none; do
+                for context in 32 128; do
+                    batch=$((768 / context))
+                    VARIANT=plain variant "$positions-$context-all" context "${text[@]}" --positions "$positions" \
+                        --context "$context" --batch-size "$batch"
+                    VARIANT=window variant "$positions-$context-8" context "${text[@]}" --positions "$positions" \
+                        --context "$context" --batch-size "$batch" --window 8
+                done
+            done
+            ;;
+        *) echo "unknown question: $question" >&2; exit 2 ;;
+    esac
+done
+wait
+
+: > tables.md
+for question in $questions; do
+    files=("$question"-*.st) models=()
+    for file in "${files[@]}"; do [[ $file == *.resume.st ]] || models+=("$file"); done
+    metric=loss; [ "$question" != counting ] || metric=accuracy
+    against=(); [[ $question == embedding || $question == context ]] || against=(--against plain)
+    { echo; echo "## $question"; echo; } | tee -a tables.md
+    xtool evaluate "${models[@]}" --split dev --where "metric=$metric" --over seed "${against[@]}" --format markdown | tee -a tables.md
+done
+if [[ " $questions " == *" text "* ]]; then
+    xtool evaluate text-*-?.st --trace heads --format jsonl > traces.jsonl
+    for metric in pairs_kept window_length look_back attention_entropy head_gate; do
+        { echo; echo "## $metric"; echo; } | tee -a tables.md
+        xtool evaluate traces.jsonl --where "metric=$metric" --pivot label layer --format markdown | tee -a tables.md
+    done
+    xtool plot traces.jsonl --kind windows --where label=hard-window,span,soft-window --where layer=0,1,2,3 --force -o windows.png > /dev/null || true
+    xtool plot traces.jsonl --kind windows --y look_back --where label=plain,hard-window,window --force -o look-back.png > /dev/null
+    xtool plot traces.jsonl --kind heads --where label=head-gate --force -o head-gates.png > /dev/null
+    first=${seeds%% *}
+    xtool evaluate "text-hard-window-$first.st" --trace maps --format jsonl > maps.jsonl
+    xtool plot maps.jsonl --kind attention-map --force -o attention-map.png > /dev/null
+fi
+if [[ " $questions " == *" context "* ]]; then
+    { echo; echo "## entropy"; echo; } | tee -a tables.md
+    xtool evaluate context-*-?.st --trace heads --format jsonl > context.jsonl
+    xtool evaluate context.jsonl --where metric=attention_entropy --pivot label layer --format markdown | tee -a tables.md
+fi

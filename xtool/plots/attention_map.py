@@ -1,0 +1,61 @@
+"""The mean attention weights, a panel a head: queries down, keys across.
+
+Rows come from `evaluate --trace maps`; those of several seeds are averaged. Each panel has its own
+colours, from 0 to its largest weight, which stands above it.
+"""
+
+from typing import TYPE_CHECKING
+
+from xtool.averages import summarise
+from xtool.errors import UsageError
+from xtool.plots import Plot, Request
+from xtool.plots.heads import require_one
+from xtool.rows import short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+X = "key"
+Y = "attention"
+BY = "head"
+MOST = 144  # panels
+
+
+def attention_map(axes: "Axes", request: Request) -> None:
+    """Panels in a grid, layers down and heads across.
+
+    Raises:
+        UsageError: rows of several models, or too many heads.
+    """
+    require_one(request)
+    keys = ["layer", "head", "query", "key"]
+    cells = {key: cell.value for key, cell in summarise(request.rows, keys).items()}
+    layers, heads, queries, across = (sorted({key[place] for key in cells}) for place in range(4))
+    if len(layers) * len(heads) > MOST:
+        raise UsageError(
+            f"{len(layers) * len(heads)} heads, at most {MOST} panels are drawn",
+            "choose layers with `--where layer=0,1`",
+        )
+    axes.set_axis_off()
+    extent = (across[0], across[-1] + _side(across), queries[-1] + _side(queries), queries[0])
+    for down, layer in enumerate(layers):
+        for place, head in enumerate(heads):
+            width, height = 1 / len(heads), 1 / len(layers)
+            at = [place * width, 1 - (down + 1) * height, 0.86 * width, 0.76 * height]
+            panel = axes.inset_axes(at)  # type: ignore[arg-type]
+            table = [[cells.get((layer, head, q, k), 0.0) for k in across] for q in queries]
+            panel.imshow(table, extent=extent, aspect="auto", cmap="viridis", vmin=0.0)
+            panel.grid(visible=False)
+            largest = short(max(map(max, table)))
+            name = f"layer {layer} head {head}: {largest}"
+            panel.set_title(name, fontsize="xx-small", pad=2)
+            panel.tick_params(labelsize="xx-small", length=2, pad=1)
+            panel.set_xticks([across[0], across[-1]])
+            panel.set_yticks([queries[0], queries[-1]])
+
+
+def _side(places: list[int]) -> int:
+    return places[1] - places[0] if len(places) > 1 else 1
+
+
+ENTRY: Plot = attention_map

@@ -1,0 +1,64 @@
+"""A number of each head as a table of colours, layers down and heads across, such as head gates.
+
+Rows come from `evaluate --trace heads`; those of several seeds are averaged.
+"""
+
+from typing import TYPE_CHECKING
+
+from xtool.averages import summarise
+from xtool.errors import UsageError
+from xtool.plots import Plot, Request
+from xtool.rows import short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+X = "head"
+Y = "head_gate"
+BY = "layer"
+PRINTED = 16  # heads and layers up to which each cell has its number
+LIGHT = 0.6  # part of the colours from which black is read better than white
+
+
+def heads(axes: "Axes", request: Request) -> None:
+    """One cell a head.
+
+    Raises:
+        UsageError: rows of several models.
+    """
+    require_one(request)
+    cells = {key: cell.value for key, cell in summarise(request.rows, ["layer", "head"]).items()}
+    layers, across = (sorted({key[place] for key in cells}) for place in (0, 1))
+    table = [[cells.get((layer, head), float("nan")) for head in across] for layer in layers]
+    picture = axes.imshow(table, aspect="auto", cmap="viridis")
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.colorbar(picture, ax=axes, label=request.y.replace("_", " "))
+    low, high = picture.get_clim()
+    if max(len(layers), len(across)) <= PRINTED:
+        for down, values in enumerate(table):
+            for place, value in enumerate(values):
+                light = (value - low) / ((high - low) or 1) > LIGHT
+                colour = "black" if light else "white"
+                axes.text(place, down, short(value), ha="center", va="center", color=colour)
+    axes.grid(visible=False)
+    axes.set_xticks(range(len(across)), [str(head) for head in across])
+    axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
+    axes.set(xlabel="head", ylabel="layer")
+
+
+def require_one(request: Request) -> None:
+    """Raise UsageError where the rows are of several models, or have no layer and head."""
+    if any(one.get("layer") is None or one.get("head") is None for one in request.rows):
+        raise UsageError(
+            f"rows of `{request.y}` have no layer and head", "make them with `evaluate --trace`"
+        )
+    labels = list(dict.fromkeys(str(one.get("label")) for one in request.rows))
+    if len(labels) > 1:
+        raise UsageError(
+            f"the rows are of several models: {', '.join(labels[:4])}",
+            f"choose one with `--where label={labels[0]}`",
+        )
+
+
+ENTRY: Plot = heads
