@@ -18,7 +18,7 @@ if [ "${1:-}" = --fast ]; then
     base+=(--d-model 16 --n-layers 1 --n-heads 4 --context 16)
     counting=(--d-model 16 --n-layers 1 --n-heads 4 --steps 20)
 fi
-here=$(cd "$(dirname "$0")/.." && pwd)
+
 [[ $corpus != */* ]] || corpus=$(realpath "$corpus")
 [[ $larger != */* ]] || larger=$(realpath "$larger")
 mkdir -p "${1:-attention}" && cd "${1:-attention}"

@@ -50,10 +50,10 @@ def panels() -> dict[str, list[Option]]:
     for path in peek_all("--own"):
         known("archs", path)
     table = peek_run_file("train")
-    arch = (
-        known("archs", peek_dial("--arch"), table.get("arch")) or _arch_of(peek("--from")) or "gpt"
-    )
-    attention = known("layers/attention", peek_dial("--attention"), table.get("attention"))
+    before = _config_of(peek("--from"))
+    arch = known("archs", peek_dial("--arch"), table.get("arch"), before.get("arch")) or "gpt"
+    said = (peek_dial("--attention"), table.get("attention"), before.get("attention"))
+    attention = known("layers/attention", *said)
     ready = ", ".join(registry.literal("archs", arch, "PRESETS", {})) or "it has none"
     preset = Option("preset", "text", None, f"a named set of these dials: {ready}")
     model = [preset, *model_options(arch, attention), CONTEXT]
@@ -72,20 +72,21 @@ def _with_tasks(dials: list[Option]) -> list[Option]:
     return [replace(dial, help=dial.help + added(dial)) for dial in dials]
 
 
-def _arch_of(path: str | None) -> str | None:
-    """The architecture of a model file, as far as its header can be read."""
+def _config_of(path: str | None) -> dict[str, Any]:
+    """The configuration of a model file, as far as its header can be read."""
     if path is None or path == "-":
-        return None
+        return {}
     from xtool.errors import XtoolError
     from xtool.storage import Source
 
     try:
         with Source(Path(path)) as source:
-            arch = str(source.require_header().config.get("arch"))
+            config = dict(source.require_header().config)
     except XtoolError:
-        return None
+        return {}
     # A file that a header names is not read: only the user admits one.
-    return arch if arch in (*registry.names("archs"), *registry.admitted()) else None
+    foreign = set(registry.own_files(config)) - set(registry.admitted())
+    return {name: value for name, value in config.items() if value not in foreign}
 
 
 def train(

@@ -261,7 +261,7 @@ class Windowed(Plain):
 
     ramp = 1
 
-    def lengths(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"]:
+    def lengths(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "#B #H #T"]:
         """The window of each query, or what broadcasts."""
         raise NotImplementedError
 

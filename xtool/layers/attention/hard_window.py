@@ -45,14 +45,14 @@ class Learned(Windowed):
         self.longest, self.ramp = int(config.window), int(config.ramp)
         self.price = float(config.window_penalty)
 
-    def lengths(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"]:
+    def lengths(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "#B #H #T"]:
         """The windows, and what they cost where they are trained."""
         parts = torch.sigmoid(self.told(x))  # (B, H, T)
         if self.price and self.training:
             self.penalty = self.price * parts.mean()
         return 1 + (self.longest + self.ramp - 1) * parts
 
-    def told(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"]:
+    def told(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "#B H #T"]:
         """The number behind each window, or what broadcasts."""
         raise NotImplementedError
 
@@ -64,7 +64,7 @@ class HardWindow(Learned):
         super().__init__(config)
         self.window = Linear(config.d_model, config.n_heads, bias=True)
 
-    def told(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"]:
+    def told(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "#B H #T"]:
         """By query and head."""
         said: Tensor = self.window(x).transpose(1, 2)
         return said.to(torch.promote_types(said.dtype, torch.float32))

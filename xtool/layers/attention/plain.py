@@ -147,6 +147,14 @@ class Plain(nn.Module):
         return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)  # (B, H, T, K)
 
 
+class Weighed(Plain):
+    """A variant that its `weights` alone define: it computes all of them."""
+
+    def quick(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T W"]:
+        """There is no quicker way."""
+        return self.mixed(self.weights(x, q, k), v)
+
+
 class PlainEntry:
     """The contract of the folder; variants with the same tensors build on it."""
 

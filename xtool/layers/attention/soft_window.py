@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xtool.layers.attention import Attention, AttentionConfig
 from xtool.layers.attention._kernel import distances, scored
-from xtool.layers.attention.plain import Plain, PlainEntry
+from xtool.layers.attention.plain import PlainEntry, Weighed
 from xtool.layers.linear import Linear
 
 LIKE = "plain"
@@ -28,7 +28,7 @@ OPTIONS = [("window", "int", None, "twice the window at s = 0; the context unles
 NEUTRAL = {"window.weight": 0.0, "window.bias": 40.0}
 
 
-class SoftWindow(Plain):
+class SoftWindow(Weighed):
     """The variant; see the module."""
 
     def __init__(self, config: Any) -> None:
@@ -45,10 +45,6 @@ class SoftWindow(Plain):
             self.trace.note("window_length", lengths.clamp(max=1e6))
         far = distances(*scores.shape[-2:], scores.device).abs() + 1  # (T, S)
         return self.seen(scores - far / lengths[..., None]).softmax(-1)
-
-    def quick(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T W"]:
-        """There is no quicker way."""
-        return self.mixed(self.weights(x, q, k), v)
 
 
 class _Entry(PlainEntry):

@@ -34,7 +34,7 @@ class Span(Learned):
         super().__init__(config)
         self.span = nn.Parameter(torch.empty(config.n_heads))
 
-    def told(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"]:
+    def told(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "#B H #T"]:
         """By head."""
         return self.span.view(1, -1, 1)
 

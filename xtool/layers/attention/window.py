@@ -30,7 +30,7 @@ class Window(Windowed):
         super().__init__(config)
         self.window = int(config.window)
 
-    def lengths(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"]:
+    def lengths(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "#B #H #T"]:
         """The same for all."""
         return torch.full((1, 1, 1), float(self.window), device=x.device)
 
