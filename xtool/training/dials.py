@@ -26,9 +26,9 @@ RESULT = from_rows(
         ("precision", "fp32|fp64|bf16", "fp32", "of the arithmetic; weights of bf16 are fp32"),
         (
             "route",
-            "auto|torch+sdpa|torch+plain|onednn+sdpa|onednn+plain",
+            "auto|torch+sdpa|torch+plain|onednn+sdpa|onednn+plain|torch+flex",
             "auto",
-            "matrix library and attention kernel",
+            "matrix library and attention kernel; flex for windows on a GPU",
         ),
         ("compile", "bool", False, "compile the model first, which takes a while"),
         ("seed", "int", 0, "of every random choice"),

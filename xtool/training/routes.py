@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from xtool.errors import UsageError
-from xtool.layers.attention._kernel import KERNELS, kernel
+from xtool.layers.attention._kernel import FLEX, KERNELS, kernel
 
 ROUTES = tuple(f"{library}+{name}" for library in ("torch", "onednn") for name in KERNELS)
+ROUTES += (f"torch+{FLEX}",)
 DEFAULT = ROUTES[0]
 LARGEST_ERROR = 1e-5
 # Positions up to which the plain kernel wins together with oneDNN.
@@ -39,6 +40,10 @@ def choose(asked: str, device: str, config: Mapping[str, Any], dials: Mapping[st
         UsageError: an asked route that this machine lacks or that is not exact here.
     """
     wanted = _rule(device, config, dials) if asked == "auto" else asked
+    if wanted.endswith(FLEX) and device != "cuda":
+        raise UsageError(
+            f"`--route {asked}`: FlexAttention trains on a GPU only", "`--device cuda`, or `auto`"
+        )
     if not wanted.startswith("onednn"):
         return wanted
     reason = _refusal(wanted, device, config, dials)

@@ -4,7 +4,7 @@ All blocks of queries reach equally many blocks of keys, but for those at the en
 keys are slices put side by side and a mask trims them to the window. Only queries, keys, values and
 the result stay in memory for the backward pass. The kernel is the CPU's flash attention, called as
 what it is because its public name would keep the slices too; elsewhere, and with dropout, blocks
-are those of `_windows`.
+are those of `_windows`, or on request those of `_flex`.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from xtool.layers.attention._flex import flex
+from xtool.layers.attention._kernel import FLEX, is_chosen
 from xtool.layers.attention._windows import local
 
 FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -35,6 +37,8 @@ def near(
     dropout: float = 0.0,
 ) -> Float[Tensor, "B H T W"]:
     """Attention to the nearest `window` positions, by blocks; see `_windows.block_of`."""
+    if is_chosen(FLEX) and not dropout:
+        return flex(q, k, v, window, causal=causal, scale=scale)
     if q.device.type != "cpu" or dropout or q.shape[-1] != v.shape[-1]:
         exact = torch.promote_types(q.dtype, torch.float32)
         lengths = torch.full((1, 1, 1), float(window), device=q.device, dtype=exact)

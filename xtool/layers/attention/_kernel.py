@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 KERNELS = ("sdpa", "plain")
+FLEX = "flex"  # on a GPU: windows in FlexAttention, all else as in the first one
 _chosen = [KERNELS[0]]
 _masked = [False]
 
@@ -21,12 +22,17 @@ Dropout = Callable[[Tensor, float], Tensor]
 
 @contextmanager
 def kernel(name: str) -> Iterator[None]:
-    """Use one of `KERNELS` inside."""
+    """Use one of `KERNELS` or `FLEX` inside."""
     _chosen.append(name)
     try:
         yield
     finally:
         _chosen.pop()
+
+
+def is_chosen(name: str) -> bool:
+    """Whether a kernel is the one in use."""
+    return _chosen[-1] == name
 
 
 @contextmanager
