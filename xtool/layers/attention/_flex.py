@@ -34,10 +34,15 @@ def flex(
 def _blocks(positions: int, window: int, causal: bool, device: str) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    def inside(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query - key < window) & (key - query < (1 if causal else window))
-
-    return create_block_mask(inside, None, None, positions, positions, device=device)
+    ahead = 1 if causal else window
+    return create_block_mask(
+        lambda batch, head, query, key: (query - key < window) & (key - query < ahead),
+        None,
+        None,
+        positions,
+        positions,
+        device=device,
+    )
 
 
 @lru_cache(maxsize=2)
