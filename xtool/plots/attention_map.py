@@ -1,7 +1,7 @@
 """The mean attention weights, a panel a head: queries down, keys across.
 
 Rows come from `evaluate --trace maps`; those of several seeds are averaged. Each panel has its own
-colours, from 0 to its largest weight, which stands above it.
+colours, by the root of the weight, from 0 to its largest one, which stands above it.
 """
 
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ X = "key"
 Y = "attention"
 BY = "head"
 MOST = 144  # panels
+GAMMA = 0.5  # of the colours: the first query always puts all its weight on one key
 
 
 def attention_map(axes: "Axes", request: Request) -> None:
@@ -27,6 +28,8 @@ def attention_map(axes: "Axes", request: Request) -> None:
     Raises:
         UsageError: rows of several models, or too many heads.
     """
+    from matplotlib.colors import PowerNorm
+
     require_one(request)
     keys = ["layer", "head", "query", "key"]
     cells = {key: cell.value for key, cell in summarise(request.rows, keys).items()}
@@ -44,10 +47,11 @@ def attention_map(axes: "Axes", request: Request) -> None:
             at = [place * width, 1 - (down + 1) * height, 0.86 * width, 0.76 * height]
             panel = axes.inset_axes(at)  # type: ignore[arg-type]
             table = [[cells.get((layer, head, q, k), 0.0) for k in across] for q in queries]
-            panel.imshow(table, extent=extent, aspect="auto", cmap="viridis", vmin=0.0)
+            largest = max(map(max, table))
+            norm = PowerNorm(GAMMA, vmin=0.0, vmax=largest)
+            panel.imshow(table, extent=extent, aspect="auto", cmap="viridis", norm=norm)
             panel.grid(visible=False)
-            largest = short(max(map(max, table)))
-            name = f"layer {layer} head {head}: {largest}"
+            name = f"layer {layer} head {head}: {short(largest)}"
             panel.set_title(name, fontsize="xx-small", pad=2)
             panel.tick_params(labelsize="xx-small", length=2, pad=1)
             panel.set_xticks([across[0], across[-1]])

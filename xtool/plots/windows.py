@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 X = "layer"
 Y = "window_length"
 BY = "label"
-SPREAD = 0.25  # of a layer, over which series and heads stand side by side
+SPREAD = 0.12  # of a layer, over which series and heads stand side by side
 
 
 def windows(axes: "Axes", request: Request) -> None:
