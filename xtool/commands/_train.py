@@ -112,7 +112,8 @@ def _config(asked: Asked, data: Header, arch: str, parent: Header | None) -> dic
         return trained_config(parent.config, given)
     ready = preset(arch, asked.preset, asked.dial("d_model"))
     layers = [*asked.layers, ("preset", ready), ("task", defaults(data))]
-    dials = resolve(model_options(arch, asked.dial("attention")), layers)
+    attention = asked.dial("attention") or ready.get("attention")
+    dials = resolve(model_options(arch, attention), layers)
     return fresh_config(arch, dials, data, resolve([CONTEXT], layers)["context"])
 
 

@@ -127,14 +127,16 @@ def distances(queries: int, keys: int, device: torch.device) -> Int64[Tensor, "T
 
     The queries are the last ones.
     """
-    places = torch.arange(keys, device=device)
-    return places[keys - queries :, None] - places
+    with torch.inference_mode(False):  # an evaluation may come first, training needs it too
+        places = torch.arange(keys, device=device)
+        return places[keys - queries :, None] - places
 
 
 @lru_cache(maxsize=8)
 def seen(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "T S"]:
     """Whether a key stands no later than the query."""
-    return distances(queries, keys, device) >= 0
+    with torch.inference_mode(False):
+        return distances(queries, keys, device) >= 0
 
 
 @lru_cache(maxsize=8)
