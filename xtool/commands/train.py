@@ -86,7 +86,7 @@ def _config_of(path: str | None) -> dict[str, Any]:
         return {}
     # A file that a header names is not read: only the user admits one.
     foreign = set(registry.own_files(config)) - set(registry.admitted())
-    return {name: value for name, value in config.items() if value not in foreign}
+    return {name: value for name, value in config.items() if str(value) not in foreign}
 
 
 def train(
