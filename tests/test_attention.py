@@ -78,6 +78,11 @@ def test_a_broken_variant_of_the_users_own_fails_its_check(xtool: Run, tmp_path:
     assert done.code == 3
     assert "bad  deaf.py: every parameter learns: no gradient reaches" in done.out
     assert "Traceback" not in done.err
+    (tmp_path / "typo.py").write_text(SINK.replace(".softmax", ".sofmax"))
+    done = xtool("check", "typo.py")
+    line = next(n for n, text in enumerate(SINK.splitlines(), 1) if ".softmax" in text)
+    assert done.out.count("bad ") == 1
+    assert f"typo.py:{line}: AttributeError" in done.out
     (tmp_path / "none.py").write_text("ENTRY = 1\n")
     assert xtool("check", "none.py").code == 3
 

@@ -65,8 +65,9 @@ def evaluate(
     trace: Annotated[
         str | None,
         typer.Option(
-            help="Also look into attention, by layer and head: heads (window lengths, look-back, "
-            "entropy, gates) or maps (the weights too).",
+            help="Also look into attention, by layer and head, on up to 256 examples: heads "
+            "(window lengths, look-back, entropy, gates) or maps (the weights too, in up to "
+            "32 x 32 cells).",
             rich_help_panel=OUTPUT,
             autocompletion=completion(TRACES),
         ),

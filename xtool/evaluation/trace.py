@@ -42,7 +42,7 @@ def trace_rows(traces: Sequence[Trace], maps: bool = False, **columns: Any) -> l
 
     Args:
         traces: of each layer in order.
-        maps: also the mean weights, `attention`, by cells of queries and keys.
+        maps: also the weights, `attention`, by cells of queries and keys.
         columns: of every row.
     """
     rows = []
@@ -60,12 +60,17 @@ def trace_rows(traces: Sequence[Trace], maps: bool = False, **columns: Any) -> l
 
 
 def _cells(weights: Float64[Tensor, "T S"]) -> tuple[Float64[Tensor, "a b"], int]:
-    """The mean weights of at most `CELLS` x `CELLS` cells, and the positions of a cell's side."""
-    side = -(-weights.shape[0] // CELLS)
-    pad = -weights.shape[0] % side
-    padded = F.pad(weights, (0, pad, 0, pad))[None, None]
-    counted = F.avg_pool2d(F.pad(torch.ones_like(weights), (0, pad, 0, pad))[None, None], side)
-    return (F.avg_pool2d(padded, side) / counted)[0, 0], side
+    """At most `CELLS` x `CELLS` cells, and the positions of a cell's side.
+
+    A cell is what its queries give to its keys in sum, the mean over queries; so rows sum to 1.
+    """
+    positions = weights.shape[0]
+    side = -(-positions // CELLS)
+    padded = F.pad(weights, (0, -positions % side, 0, -positions % side))
+    count = len(padded) // side
+    sums = padded.view(count, side, count, side).sum((1, 3))
+    queries = (positions - side * torch.arange(count)).clamp(max=side)
+    return sums / queries[:, None], side
 
 
 def _map_rows(cells: tuple[Float64[Tensor, "a b"], int], **columns: Any) -> list[Row]:

@@ -45,6 +45,7 @@ def heads(axes: "Axes", request: Request) -> None:
     axes.set_xticks(range(len(across)), [str(head) for head in across])
     axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
     axes.set(xlabel="head", ylabel="layer")
+    axes.set_title(str(request.rows[0].get("label")), fontsize="medium")
 
 
 def require_one(request: Request) -> None:

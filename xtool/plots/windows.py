@@ -26,7 +26,7 @@ def windows(axes: "Axes", request: Request) -> None:
     for number, name in enumerate(series):
         own = [one for one in request.rows if one.get(request.by) == name]
         shift = SPREAD * (number / max(1, len(series) - 1) - 0.5) if len(series) > 1 else 0.0
-        layers = sorted(summarise(own, [request.x]).items())
+        means = sorted(summarise(own, [request.x]).items())
         heads = summarise(own, [request.x, "head"])
         turn, at = divmod(number, len(COLOURS))
         axes.plot(
@@ -39,11 +39,11 @@ def windows(axes: "Axes", request: Request) -> None:
             alpha=0.35,
         )
         axes.errorbar(
-            [key[0] + shift for key, _ in layers],
-            [cell.value for _, cell in layers],
+            [key[0] + shift for key, _ in means],
+            [cell.value for _, cell in means],
             yerr=[
-                [0.0 if c.low is None else c.value - max(c.low, 0.0) for _, c in layers],
-                [0.0 if c.high is None else c.high - c.value for _, c in layers],
+                [0.0 if c.low is None else c.value - max(c.low, 0.0) for _, c in means],
+                [0.0 if c.high is None else c.high - c.value for _, c in means],
             ],
             color=COLOURS[at],
             marker=MARKERS[at],
@@ -51,7 +51,9 @@ def windows(axes: "Axes", request: Request) -> None:
             capsize=3,
             label=series_label(request.by, name),
         )
-    axes.set_xticks(sorted({one[request.x] for one in request.rows}))
+    layers = sorted({one[request.x] for one in request.rows})
+    axes.set_xticks(layers)
+    axes.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_xlabel("layer")
     if request.y in ("window_length", "look_back", "look_back_spread"):

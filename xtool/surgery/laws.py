@@ -4,6 +4,7 @@ The tests hold each file of the folder against them, `xtool check my.py` a user'
 checked on small models with random values, in every setting of `SETTINGS` that the variant takes.
 """
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,20 +79,35 @@ class Verdict:
 
 
 def verdicts(attention: str, laws: Sequence[Law] | None = None) -> Iterator[Verdict]:
-    """Each law in turn, or those that are given, over its settings."""
+    """Each law in turn, or those that are given, over its settings; none after a failed first one.
+
+    That is the law of the tensors: a variant that cannot be built breaks all others too.
+    """
+    buildable = True
     for law in LAWS if laws is None else laws:
+        if not buildable:
+            return
         found = []
         try:
             for setting in SETTINGS[: law.settings]:
                 found.append(law.check(attention, setting))
         except XtoolError as error:
+            buildable = law.check is not _axes
             yield Verdict(law.says, False, f"{error.message} ({_shown(setting)})")
         except Exception as error:  # a user's file may raise anything
-            what = f"{type(error).__name__}: {error}".partition("\n")[0]
+            what = f"{_place(error)}{type(error).__name__}: {error}".partition("\n")[0]
+            buildable = False
             yield Verdict(law.says, False, f"{what} ({_shown(setting)})")
         else:
             said = list(dict.fromkeys(one for one in found if one is not None))
             yield Verdict(law.says, True, "; ".join(said) if said else "does not apply")
+
+
+def _place(error: Exception) -> str:
+    """File and line of a user's own file where an error came from."""
+    own = {str(path.resolve()) for path in registry.admitted().values()}
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in own]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}: " if frames else ""
 
 
 def _shown(setting: Mapping[str, Any]) -> str:

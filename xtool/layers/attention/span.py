@@ -20,7 +20,7 @@ AXES = {"span": ("n_kv_heads*n_heads/n_kv_heads",)}
 CACHED = True
 OPTIONS = [
     ("window", "int", None, "the longest window; the context unless given"),
-    ("ramp", "int", None, "tokens over which a window ends; 32, at most context / 2, unless given"),
+    ("ramp", "int", None, "tokens over which a window ends; unless given 32, or context / 2"),
     ("window_penalty", "float", 0.02, "loss for the mean part of the longest window"),
 ]
 TUNABLE = ["window_penalty"]

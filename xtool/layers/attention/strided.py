@@ -28,6 +28,7 @@ OPTIONS = [
     ("window", "int", None, "keys that a query sees; context / 8 unless given"),
     ("strides", "text", "1,2,4,16", "steps between them, which the heads take in turn"),
 ]
+TUNABLE = ["window"]
 NEUTRAL = {"window": "context", "strides": "1"}
 
 
