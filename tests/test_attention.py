@@ -282,6 +282,9 @@ def _loss(logits: Tensor, targets: Tensor) -> Tensor:
         ({"attention": "strided", "n_heads": 2}, r"`n_kv_heads` \(2\) must be divisible by"),
         ({"attention": "strided", "strides": "1,1"}, "not different whole numbers"),
         ({"attention": "strided", "strides": "0"}, "not different whole numbers"),
+        ({"attention": "strided", "strides": "²"}, "not different whole numbers"),
+        ({"attention": "strided", "strides": "1,01"}, "not different whole numbers"),
+        ({"attention": "strided", "strides": "1,99999999999"}, "at most 65536"),
         ({"attention": "hard-window", "ramp": 0}, "`ramp` is 0"),
         ({"attention": "span", "window_penalty": -1.0}, "`window_penalty` is -1.0"),
         ({"attention": "head-gate", "n_heads": 1}, "needs two or more"),
@@ -346,6 +349,13 @@ def test_looking_inside_gives_rows_and_pictures(xtool: Run, data: Path, tmp_path
         kind, *more = args
         done = xtool("plot", "rows.jsonl", "--kind", kind, *more, "-o", f"{kind}.png", "--force")
         assert done.code == 0, done.err
+    below = {"metric": "key_importance", "value": -0.1, "low": -0.2, "high": 0.1}
+    lines = [json.dumps(below | {"label": "a", "layer": n, "head": 0}) for n in (0, 1)]
+    (tmp_path / "below.jsonl").write_text("\n".join(lines))
+    drawn = ["plot", "below.jsonl", "--kind", "windows", "--y", "key_importance", "--force"]
+    assert xtool(*drawn, "-o", "windows.png").code == 0
+    done = xtool(*drawn, "--x", "label", "-o", "windows.png")
+    assert (done.code, "`label` is not a number" in done.err) == (2, True)
     done = xtool("plot", "rows.jsonl", "--kind", "attention-map", "-o", "x.png")
     assert (done.code, "several models" in done.err) == (2, True)
     assert xtool("evaluate", "plain.st", "--trace", "head").code == 2

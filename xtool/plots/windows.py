@@ -7,6 +7,7 @@ whatever else differs within a layer; each head, over its seeds, is a faint poin
 from typing import TYPE_CHECKING
 
 from xtool.averages import summarise
+from xtool.errors import UsageError
 from xtool.plots import Plot, Request
 from xtool.plots._draw import COLOURS, LINES, MARKERS, series_label
 
@@ -20,8 +21,14 @@ SPREAD = 0.12  # of a layer, over which series and heads stand side by side
 
 
 def windows(axes: "Axes", request: Request) -> None:
-    """A line a series over the layers."""
+    """A line a series over the layers.
+
+    Raises:
+        UsageError: `x` is not a number.
+    """
     assert request.by is not None
+    if not all(isinstance(one[request.x], int | float) for one in request.rows):
+        raise UsageError(f"column `{request.x}` is not a number", "use `--kind bars`")
     series = list(dict.fromkeys(one.get(request.by) for one in request.rows))
     for number, name in enumerate(series):
         own = [one for one in request.rows if one.get(request.by) == name]
@@ -42,7 +49,7 @@ def windows(axes: "Axes", request: Request) -> None:
             [key[0] + shift for key, _ in means],
             [cell.value for _, cell in means],
             yerr=[
-                [0.0 if c.low is None else c.value - max(c.low, 0.0) for _, c in means],
+                [0.0 if c.low is None else c.value - c.low for _, c in means],
                 [0.0 if c.high is None else c.high - c.value for _, c in means],
             ],
             color=COLOURS[at],

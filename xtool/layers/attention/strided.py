@@ -30,6 +30,7 @@ OPTIONS = [
 ]
 TUNABLE = ["window"]
 NEUTRAL = {"window": "context", "strides": "1"}
+LONGEST = 1 << 16
 
 
 class Strided(Plain):
@@ -105,9 +106,12 @@ def parsed(text: str) -> list[int]:
         UsageError: not whole numbers from 1, or one twice.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts) or len({*parts}) < len(parts):
+    strides = [int(part) if part.isascii() and part.isdigit() else 0 for part in parts]
+    if min(strides) < 1 or len({*strides}) < len(strides):
         raise UsageError(f"`strides` is `{text}`, not different whole numbers", "like `1,4,16`")
-    return [int(part) for part in parts]
+    if max(strides) > LONGEST:
+        raise UsageError(f"`strides` is `{text}`, a stride is at most {LONGEST}", "like `1,4,16`")
+    return strides
 
 
 class _Entry(PlainEntry):
