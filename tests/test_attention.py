@@ -13,6 +13,7 @@ from torch import Tensor
 from xtool import registry
 from xtool.archs import build, start
 from xtool.axes import layout
+from xtool.checkpoint import load
 from xtool.errors import UsageError
 from xtool.layers._trace import tracing
 from xtool.layers.attention._fixed import near
@@ -319,6 +320,52 @@ def test_windows_on_the_command_line(xtool: Run, data: Path, tmp_path: Path) -> 
     assert xtool("train", data, *SMALL, *gated).code == 0
     done = xtool("grow", "g.st", "--n-heads", 4, "-o", "h.st")
     assert (done.code, "`head-gate` depends on `n_heads`" in done.err) == (2, True)
+
+
+def test_the_attention_of_a_trained_model_may_change(
+    xtool: Run, data: Path, tmp_path: Path
+) -> None:
+    assert xtool("train", data, *SMALL, "--keep-state", "-o", "plain.st").code == 0
+    on = ["train", data, "--threads", 1, "--steps", 0, "--from"]
+    done = xtool(*on, "plain.st", "--attention", "window", "--window", 20, "-o", "same.st")
+    assert done.code == 0, done.err
+    assert (
+        xtool("train", data, *on[2:], "plain.st", "--attention", "span", "-o", "span.st").code == 0
+    )
+    before, same, span = (load(tmp_path / f"{name}.st") for name in ("plain", "same", "span"))
+    assert (same[0].config["attention"], same[0].config["window"]) == ("window", 20)
+    assert same[0].lineage[-1].options["attention"] == "window", "the lineage tells the change"
+    for name, tensor in before[1].items():
+        assert torch.equal(tensor, same[1][name])
+        assert torch.equal(tensor, span[1][name])
+    assert set(span[1]) > set(before[1]), "what the variant adds has its first values"
+    done = xtool(*on, "span.st", "--attention", "soft-window", "--window", 4, "-o", "x.st")
+    assert (done.code, "unknown tensor `blocks.0.attention" in done.err) == (1, True), done.err
+    done = xtool(*on, "plain.resume.st", "--attention", "window", "-o", "x.st")
+    assert (done.code, "is of attention `plain`, not `window`" in done.err) == (2, True)
+    done = xtool(*on, "plain.st", "--attention", "window", "--d-model", 32, "-o", "x.st")
+    assert (done.code, "`d_model` is 16" in done.err) == (2, True)
+    assert not (tmp_path / "x.st").exists()
+    done = xtool("train", data, "--window", 3)
+    assert "it is a dial of `--attention hard-window|soft-window|span" in done.err
+
+
+@pytest.mark.parametrize(
+    ("dial", "message"),
+    [
+        ('("sink", "int", "two", "help")', "`sink` must be int, not 'two'"),
+        ('("sink", "number", 2, "help")', "names a dial 'sink' of type 'number'"),
+        ('("d_model", "int", 2, "help")', "its dial `d_model` is one of gpt"),
+    ],
+)
+def test_dials_of_an_own_file_that_cannot_be(
+    dial: str, message: str, xtool: Run, tmp_path: Path
+) -> None:
+    mine = f"dial{abs(hash(dial)) % 10000}.py"
+    (tmp_path / mine).write_text(SINK.replace("ENTRY:", f"OPTIONS = [{dial}]\nENTRY:"))
+    for command in (["check", mine], ["train", "--attention", mine, "--dry-run"]):
+        done = xtool(*command)
+        assert (done.code > 0, message in done.out + done.err) == (True, True), done
 
 
 def test_looking_inside_gives_rows_and_pictures(xtool: Run, data: Path, tmp_path: Path) -> None:

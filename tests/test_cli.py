@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -660,6 +661,7 @@ def test_a_signal_while_a_file_is_written_is_one_line_and_leaves_nothing(
 
     def stopped(file: object, pieces: object) -> str:
         signal.raise_signal(number)
+        time.sleep(10)  # the handler may come a moment later
         return ""
 
     monkeypatch.setattr(writing, "_stream", stopped)

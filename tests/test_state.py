@@ -99,13 +99,17 @@ def test_a_cloned_state_trains_on_as_the_small_one(
 @pytest.mark.parametrize("optimizer", ["lion", "muon", "sgd"])
 @pytest.mark.parametrize("case", ["two heads", "rotary, grouped", "rmsnorm, tied"])
 def test_a_cloned_state_of_any_optimizer_trains_on_as_the_small_one(
-    optimizer: str, case: str, data: Path, xtool: Callable[..., Result]
+    optimizer: str,
+    case: str,
+    data: Path,
+    xtool: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Torch's Muon makes the singular values equal in bfloat16, which hides what is exact.
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda x: x)
     begin(xtool, data, *CASES[case], "--optimizer", optimizer)
     found = both_go_on(xtool, data, "--to", 32, *CLONE)
-    # Torch makes the singular values equal in bfloat16.
-    least = 1e-4 if optimizer == "muon" else 1e-10
-    assert found.difference <= least * found.largest, found
+    assert found.difference <= 1e-10 * found.largest, found
     assert apart("small.st", "a.st").difference > 1e-3 * found.largest
 
 

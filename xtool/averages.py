@@ -104,7 +104,8 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
 
     Returns:
         a row for each label, metric and split, the metric named `accuracy_difference`, with a t
-        interval, the p-value of a two-sided paired t test, and `n` the number of pairs.
+        interval, the p-value of a two-sided paired t test, and `n` the number of pairs; one pair
+        has neither interval nor p-value.
 
     Raises:
         UsageError: no such label, two rows of one label that only `over` could tell apart, a row
@@ -146,7 +147,8 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
         kept = {c: first.get(c) for c in ("arch", "task", "data", "split", "device")}
         metric = f"{first['metric']}_difference"
         made = row(label=name, metric=metric, **kept, **numbers)
-        out.append(made | {"against": label, "p_value": p_value(pairs)})
+        chance = p_value(pairs) if len(pairs) > 1 else None
+        out.append(made | {"against": label, "p_value": chance})
     return out
 
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from traceback import extract_tb
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -17,10 +17,13 @@ from xtool import __version__, registry
 from xtool.commands._dials import with_dials, words
 from xtool.commands._help import GroupedCommand
 from xtool.commands._ui import spoken_for
+from xtool.config import options
 from xtool.errors import XtoolError
 
 COMMANDS = ("prepare", "train", "grow", "slice", "evaluate", "plot", "sample", "inspect", "check")
 INTERRUPTED = 130
+# The flags that choose an entry of a folder, whose dials the command then has.
+CHOOSERS = {"--attention": "layers/attention", "--method": "surgery/operators"}
 EPILOG = "Every dial can also be set as XTOOL_DIAL, such as XTOOL_LR, or in a --config file."
 
 
@@ -142,6 +145,20 @@ def _warn(message: Warning | str, *rest: object, **more: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
+def _owners(flag: str, command: Any) -> str:
+    """The entries, not chosen by this command line, that have a dial."""
+    taken = {word for parameter in command.params for word in parameter.opts}
+    for chooser, folder in CHOOSERS.items():
+        has = [
+            name
+            for name in registry.names(folder)
+            if any(dial.flag == flag for dial in options(folder, name))
+        ]
+        if chooser in taken and has:
+            return f"`{chooser} {'|'.join(has)}`"
+    return ""
+
+
 def _usage(error: Exception) -> NoReturn:
     """A command line that does not parse, in our own words' form."""
     message = getattr(error, "format_message", lambda: str(error))()
@@ -150,4 +167,6 @@ def _usage(error: Exception) -> NoReturn:
         message += f": did you mean {', '.join(near)}?"
     context = getattr(error, "ctx", None)
     hint = f"see `{context.command_path} --help`" if context else "see `xtool --help`"
+    if context and (owners := _owners(getattr(error, "option_name", ""), context.command)):
+        hint = f"it is a dial of {owners}; {hint}"
     fail(message[:1].lower() + message[1:], hint, getattr(error, "exit_code", 2))

@@ -13,7 +13,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,10 @@ from xtool.inputs import decode, read_bytes
 
 Value = Any
 LARGEST = {"int": 1 << 62, "float": 1e300}
+TYPES = ("int", "float", "bool", "text")
+# What a model's configuration holds beside its dials.
+SHAPE = ("vocab_size", "context", "n_outputs")
+OTHER = ("arch", "sources", "replicas")
 
 
 @dataclass(frozen=True)
@@ -93,9 +97,16 @@ def options(folder: str, name: str) -> list[Option]:
     except TypeError as error:
         raise XtoolError(f"{name}: `OPTIONS` must hold rows (name, type, default, help)") from error
     for dial in found:
-        if not re.fullmatch("[a-z][a-z0-9_]*", str(dial.name)) or not isinstance(dial.type, str):
-            raise XtoolError(f"{name}: `OPTIONS` names a dial {dial.name!r} of type {dial.type!r}")
-    return found
+        known = isinstance(dial.type, str) and (dial.type in TYPES or dial.choices)
+        if not re.fullmatch("[a-z][a-z0-9_]*", str(dial.name)) or not known:
+            raise XtoolError(
+                f"{name}: `OPTIONS` names a dial {dial.name!r} of type {dial.type!r}",
+                f"types: {', '.join(TYPES)}, or the words of a choice as `one|other`",
+            )
+    try:
+        return [replace(dial, default=dial.parse(dial.default, name)) for dial in found]
+    except UsageError as error:
+        raise XtoolError(f"{error.message} (its default in `OPTIONS`)") from error
 
 
 def from_rows(rows: Iterable[tuple[str, str, Value, str]]) -> list[Option]:
@@ -124,16 +135,20 @@ def resolve(
 
 
 def model_options(arch: str, attention: str | None = None) -> list[Option]:
-    """The dials of an architecture and of its attention variant."""
+    """The dials of an architecture and of its attention variant.
+
+    Raises:
+        XtoolError: the variant has a dial that the architecture has too.
+    """
     own = options("archs", arch)
     default = next((dial.default for dial in own if dial.name == "attention"), None)
     variant = attention or default
-    return own + (options("layers/attention", variant) if variant else [])
-
-
-# What a model's configuration holds beside its dials.
-SHAPE = ("vocab_size", "context", "n_outputs")
-OTHER = ("arch", "sources", "replicas")
+    more = options("layers/attention", variant) if variant else []
+    taken = {dial.name for dial in own} | {*SHAPE, *OTHER}
+    for dial in more:
+        if dial.name in taken:
+            raise XtoolError(f"{variant}: its dial `{dial.name}` is one of {arch}", "rename it")
+    return own + more
 
 
 def check_model(config: Mapping[str, Value], where: str) -> None:

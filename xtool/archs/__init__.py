@@ -105,27 +105,37 @@ def empty(config: Mapping[str, Any]) -> nn.Module:
         return build(config)
 
 
-def fill(model: nn.Module, ours: Layout, reader: Reader) -> None:
+def fill(model: nn.Module, ours: Layout, reader: Reader, more: bool = False) -> None:
     """Give a built model the values of a file.
 
+    Args:
+        model: the model.
+        ours: its layout.
+        reader: the file.
+        more: whether the model may have tensors that the file lacks; they stay as they are.
+
     Raises:
-        XtoolError: the file lacks a tensor of the model, or has one too many.
+        XtoolError: the file lacks a tensor of the model, has one too many, or one of another shape.
     """
-    require_names(model, ours, reader)
+    require_names(model, ours, reader, more)
     with torch.no_grad():
         state = model.state_dict(keep_vars=True)
-        for name in stored_names(model, ours):
+        for name in reader.names:
+            ours.check(name, reader.shape(name), str(reader.source.path))
             state[name].copy_(reader.tensor(name))
 
 
-def require_names(model: nn.Module, ours: Layout, reader: Reader) -> None:
-    """Raise XtoolError unless a file has the tensors of a model, and no other."""
+def require_names(model: nn.Module, ours: Layout, reader: Reader, more: bool = False) -> None:
+    """Raise XtoolError unless a file has the tensors of a model, or some (`more`), and no other."""
     wanted, found = set(stored_names(model, ours)), set(reader.names)
-    if wanted != found:
+    if not found <= wanted or (not more and wanted != found):
         missing, extra = sorted(wanted - found), sorted(found - wanted)
-        what = f"lacks tensor `{missing[0]}`" if missing else f"has an unknown tensor `{extra[0]}`"
+        what = f"has an unknown tensor `{extra[0]}`" if extra else f"lacks tensor `{missing[0]}`"
         where = str(reader.source.path)
-        raise XtoolError(f"{where}: {what}", f"{len(missing)} missing, {len(extra)} unknown")
+        hint = f"{len(missing)} missing, {len(extra)} unknown"
+        if more:
+            hint = "what was learned is not dropped: choose an attention variant that has it too"
+        raise XtoolError(f"{where}: {what}", hint)
 
 
 def start(model: nn.Module, ours: Layout, seed: int) -> None:

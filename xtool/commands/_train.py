@@ -107,7 +107,8 @@ def plan_run(asked: Asked, notes: Notes, processes: Processes) -> tuple[Run, boo
 def _config(asked: Asked, data: Header, arch: str, parent: Header | None) -> dict[str, Any]:
     """The configuration of the model that a new run begins with."""
     if parent:
-        declared = [*model_options(arch, parent.config.get("attention")), CONTEXT]
+        attention = asked.dial("attention") or parent.config.get("attention")
+        declared = [*model_options(arch, attention), CONTEXT]
         given = {d.name: d.parse(asked.dial(d.name), "the run file or flag") for d in declared}
         return trained_config(parent.config, given)
     ready = preset(arch, asked.preset, asked.dial("d_model"))

@@ -56,7 +56,8 @@ def request(
         or next((m for m in ("accuracy", "loss") if m in metrics), metrics[0])
     )
     if y not in metrics:
-        raise unknown("metric", y, metrics)
+        error = unknown("metric", y, metrics)
+        raise UsageError(error.message, f"choose one with `--y`; {error.hint}")
     assert x is not None
     require_column(rows, x)
     if by:

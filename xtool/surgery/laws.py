@@ -159,6 +159,9 @@ def _axes(attention: str, setting: Mapping[str, Any]) -> str:
     state = model.state_dict()
     for name in stored_names(model, ours):
         ours.check(name, state[name].shape, "the model")
+    logits = made(config)(symbols(config))
+    if logits.shape != (2, CONTEXT, 27) or not bool(logits.isfinite().all()):
+        raise Broken(f"the logits have shape {list(logits.shape)}, or one is NaN or infinite")
     flops = architecture(config).flops(config)
     if not isinstance(flops, int) or flops < 1:
         raise Broken(f"`flops` gives {flops!r}, not a whole number above 0")

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from xtool import registry
-from xtool.archs import architecture, build, fill, start
+from xtool.archs import architecture, build, checked, fill, start
 from xtool.axes import REPLICAS, RESIDUAL, SIZES, Layout, layout, one_model
 from xtool.checkpoint import model_reader
-from xtool.config import LARGEST
+from xtool.config import LARGEST, options
 from xtool.dataset import Dataset
 from xtool.errors import UsageError, XtoolError, unknown
 from xtool.evaluation.score import metrics
@@ -33,6 +33,7 @@ from xtool.training.routes import choose
 from xtool.training.run import Run
 from xtool.training.state import restore
 
+ATTENTION = "layers/attention"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 COMPILERS = ("g++", "clang++", "c++")
 ALONE = Processes()
@@ -133,8 +134,12 @@ def trained_config(config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[
         UsageError: a dial that the model's tensors depend on was asked to differ.
     """
     tunable = [*registry.literal("archs", config["arch"], "TUNABLE", [])]
-    if "attention" in config:
-        tunable += registry.literal("layers/attention", config["attention"], "TUNABLE", [])
+    before, variant = config.get("attention"), asked.get("attention") or config.get("attention")
+    if variant != before:
+        config = _with_attention(config, str(variant))
+        tunable += ["attention", *(dial.name for dial in options(ATTENTION, str(variant)))]
+    elif before:
+        tunable += registry.literal(ATTENTION, before, "TUNABLE", [])
     for name, value in asked.items():
         if value is not None and value != config.get(name) and name not in tunable:
             raise UsageError(
@@ -143,7 +148,19 @@ def trained_config(config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[
             )
     if asked.get("window") is not None:
         _require_window(asked, config["context"])
-    return dict(config) | {k: v for k, v in asked.items() if v is not None}
+    tuned = dict(config) | {k: v for k, v in asked.items() if v is not None}
+    return tuned if variant == before else checked(tuned)
+
+
+def _with_attention(config: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """The configuration with another variant: dials that both have stay, the rest is default."""
+    before = {dial.name for dial in options(ATTENTION, str(config["attention"]))}
+    kept = {name: value for name, value in config.items() if name not in before}
+    own = {d.name: config.get(d.name, d.default) for d in options(ATTENTION, variant)}
+    kept = {name: value for name, value in kept.items() if name != "sources"}
+    if sources := registry.source_digests([str(config["arch"]), variant]):
+        kept["sources"] = sources
+    return kept | own | {"attention": variant}
 
 
 def _require_window(dials: Mapping[str, Any], context: int) -> None:
@@ -190,14 +207,15 @@ def set_up(
     inputs, steps = {"data": data.header.digest}, list(data.header.lineage)
     before: Mapping[str, Any] = {}
     slots: dict[str, Slot] = {}
+    was: Mapping[str, Any] = {}
     if parent is None:
         for replica, model in enumerate(models):
             start(model, ours, dials["seed"] + replica)
     else:
-        header, slots = _fill_from(models, ours, parent)
+        header, slots = _fill_from(models, ours, parent, dials["seed"])
         fitted(data, header, "the data")
         inputs["from"], before = header.digest, header.training.get("progress", {})
-        steps = list(header.lineage)
+        steps, was = list(header.lineage), header.config
     threads = threads_of(dials["threads"])
     device = device_of(dials["device"])
     if device.type == "mps" and dials["precision"] == "fp64":
@@ -218,7 +236,7 @@ def set_up(
         dials=final,
         flops=_flops(config),
         before=before,
-        lineage=[*steps, _step(config, final, inputs)],
+        lineage=[*steps, _step(config, was, final, inputs)],
         out=out,
         threads=threads,
         route=choose(dials["route"], device.type, config, dials),
@@ -236,9 +254,12 @@ def _flops(config: Mapping[str, Any]) -> int:
 
 
 def _fill_from(
-    models: Sequence[nn.Module], ours: Layout, parent: Path
+    models: Sequence[nn.Module], ours: Layout, parent: Path, seed: int
 ) -> tuple[Header, dict[str, Slot]]:
-    """Give each model the values of its replica, or all those of the one model of the file."""
+    """Give each model the values of its replica, or all those of the one model of the file.
+
+    What another attention variant has beyond those begins as in a fresh model.
+    """
     with Source(parent) as source:
         header = source.require_header("model", "resume")
         held = header.replicas
@@ -247,18 +268,33 @@ def _fill_from(
                 f"{parent}: a {header.kind} file of {held} replicas cannot start {len(models)}",
                 f"`--replicas {held}`, or take one out with `xtool slice --replica`",
             )
+        theirs, own = (config.get("attention") for config in (header.config, ours.config))
         if header.kind == "resume":
+            if theirs != own:
+                raise UsageError(
+                    f"{parent}: the training state is of attention `{theirs}`, not `{own}`",
+                    "begin with the model in place of the state",
+                )
             return restore(models[0], ours, parent)
         for replica, model in enumerate(models):
-            fill(model, ours, model_reader(source, verify=not replica, replica=replica % held))
+            if theirs != own:
+                start(model, ours, seed + replica)
+            reader = model_reader(source, verify=not replica, replica=replica % held)
+            fill(model, ours, reader, more=theirs != own)
     return header, {}
 
 
-def _step(config: Mapping[str, Any], dials: Mapping[str, Any], inputs: dict[str, str]) -> Step:
+def _step(
+    config: Mapping[str, Any],
+    was: Mapping[str, Any],
+    dials: Mapping[str, Any],
+    inputs: dict[str, str],
+) -> Step:
+    """The step of the lineage: every training dial, and what differs from the model before."""
     report = {dial.name for dial in REPORT} | {"seed", "threads"}
-    options = {name: value for name, value in dials.items() if name not in report}
-    fresh = {} if "from" in inputs else {k: v for k, v in config.items() if k != "sources"}
-    return step("train", {**fresh, **options}, inputs, dials["seed"])
+    used = {name: value for name, value in dials.items() if name not in report}
+    new = {k: v for k, v in config.items() if k != "sources" and (k not in was or was[k] != v)}
+    return step("train", {**new, **used}, inputs, dials["seed"])
 
 
 MOST = 1e15  # of what is counted one by one

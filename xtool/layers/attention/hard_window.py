@@ -76,10 +76,13 @@ class LearnedEntry(PlainEntry):
     def configure(self, config: dict[str, Any]) -> dict[str, Any]:
         """The context and a ramp that fits it, unless given."""
         if config["ramp"] is not None and config["ramp"] < 1:
-            raise UsageError(f"`ramp` is {config['ramp']}, it must be at least 1")
+            raise UsageError(
+                f"`ramp` is {config['ramp']}, it must be at least 1", "1 ends a window at once"
+            )
         if config["window_penalty"] < 0:
             raise UsageError(
-                f"`window_penalty` is {config['window_penalty']}, it must be 0 or more"
+                f"`window_penalty` is {config['window_penalty']}, it must be 0 or more",
+                "0 charges nothing for long windows",
             )
         return {
             "window": config["window"] or config["context"],

@@ -60,7 +60,8 @@ class _Entry(PlainEntry):
         if config["n_heads"] < 2:
             raise UsageError(
                 f"`n_heads` is {config['n_heads']}: the features of `head-gate` are normed over "
-                "the heads, so it needs two or more"
+                "the heads, so it needs two or more",
+                "`--n-heads 2`",
             )
         return {}
 

@@ -73,7 +73,9 @@ class _Entry(PlainEntry):
     def configure(self, config: dict[str, Any]) -> dict[str, Any]:
         """There must be a feed-forward part to join."""
         if not config["d_ff"]:
-            raise UsageError("`structure-mlp` joins the feed-forward part, `d_ff` is 0")
+            raise UsageError(
+                "`structure-mlp` joins the feed-forward part, `d_ff` is 0", "leave `--d-ff` out"
+            )
         if config["structure_norm"] == "post" and config["norm"] == "none":
             raise UsageError("`structure_norm` is post, `norm` is none", "choose a norm")
         return {}
