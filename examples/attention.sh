@@ -10,11 +10,12 @@
 set -euo pipefail
 seeds=${SEEDS:-0 1 2 3 4} steps=${STEPS:-2000} corpus=${CORPUS:-builtin} larger=${LARGER:-builtin-large} jobs=${JOBS:-2}
 questions=${QUESTIONS:-text flops counting embedding corpus context}
+variants="plain window strided span hard-window soft-window head-gate structure-mlp structure-mlp-post structure-embedding key-importance"
 base=(--preset "${PRESET:-shakespeare-char-cpu}")
 counting=(--d-model 48 --n-layers 2 --n-heads 4 --epochs "${EPOCHS:-10}" --batch-size 16 --lr 1e-3)
 if [ "${1:-}" = --fast ]; then
     shift
-    seeds="0 1" steps=20 questions="text counting context"
+    seeds="0 1" steps=20 questions="text counting context" variants="plain window hard-window structure-mlp-post"
     base+=(--d-model 16 --n-layers 1 --n-heads 4 --context 16)
     counting=(--d-model 16 --n-layers 1 --n-heads 4 --steps 20)
 fi
@@ -24,14 +25,13 @@ fi
 mkdir -p "${1:-attention}" && cd "${1:-attention}"
 [ -e char.st ] || xtool prepare language "$corpus" --quiet -o char.st > /dev/null
 
-variants="plain window strided span hard-window soft-window head-gate structure-mlp structure-mlp-post structure-embedding key-importance"
-
 # run NAME GROUP ARGUMENTS...: one model a seed, labelled NAME, in GROUP-NAME-SEED.st
 run() {
     local name=$1 group=$2 seed
     shift 2
     for seed in $seeds; do
         [ ! -e "$group-$name-$seed.st" ] || continue
+        echo "training $group-$name-$seed" >&2
         while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
         xtool train "${data:-char.st}" "$@" --label "$name" --seed "$seed" --threads 1 --quiet --force \
             -o "$group-$name-$seed.st" > /dev/null &
@@ -103,7 +103,7 @@ if [[ " $questions " == *" text "* ]]; then
         { echo; echo "## $metric"; echo; } | tee -a tables.md
         xtool evaluate traces.jsonl --where "metric=$metric" --pivot label layer --format markdown | tee -a tables.md
     done
-    xtool plot traces.jsonl --kind windows --where label=hard-window,span,soft-window --where layer=0,1,2,3 --force -o windows.png > /dev/null || true
+    xtool plot traces.jsonl --kind windows --where label=hard-window,span,soft-window --force -o windows.png > /dev/null || true
     xtool plot traces.jsonl --kind windows --y look_back --where label=plain,hard-window,window --force -o look-back.png > /dev/null
     xtool plot traces.jsonl --kind heads --where label=head-gate --force -o head-gates.png > /dev/null
     first=${seeds%% *}

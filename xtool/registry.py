@@ -56,11 +56,13 @@ def own_files(config: Mapping[str, Any]) -> list[str]:
 
 def names(folder: str) -> list[str]:
     """The entries of a folder, such as `archs` or `surgery/operators`, in order."""
-    return sorted(
-        path.stem.replace("_", "-")
-        for path in (ROOT / folder).glob("*.py")
-        if not path.stem.startswith("_")
-    )
+    return list(_names(folder))
+
+
+@lru_cache
+def _names(folder: str) -> tuple[str, ...]:
+    files = (ROOT / folder).glob("*.py")
+    return tuple(sorted(f.stem.replace("_", "-") for f in files if not f.stem.startswith("_")))
 
 
 def path_of(folder: str, name: str) -> Path:
