@@ -84,7 +84,7 @@ COUNTING = Shape(27, 12, 3)
 
 def configuration(arch: str = "gpt", shape: Shape = COUNTING, **dials: Any) -> dict[str, Any]:
     """A tiny configuration of an architecture for the counting task."""
-    small = {"d_model": 16, "n_layers": 2, "n_heads": 2}
+    small = {"d_model": 16, "n_layers": 2, "n_heads": 2, "n_loops": 3}
     given = resolve(model_options(arch, dials.get("attention")), [("test", small | dials)])
     return registry.load("archs", arch).configure({"arch": arch, **given}, shape)
 

@@ -52,6 +52,12 @@ def test_targets_count_earlier_occurrences_up_to_the_cap() -> None:
 @pytest.mark.parametrize("name", registry.names("tasks"))
 def test_a_task_scores_its_own_targets_perfectly(name: str) -> None:
     task = registry.load("tasks", name)
+    if "squared_error" in task.metrics:
+        values = torch.randn(4, 20)
+        found = task.score(values.repeat_interleave(2, 1)[..., None], values)
+        assert tuple(found) == task.metrics
+        assert not any(errors.any() for errors in found.values())
+        return
     targets = torch.randint(3, (4, 20), generator=torch.Generator().manual_seed(0))
     logits = 100.0 * torch.nn.functional.one_hot(targets, 3)
     found = task.score(logits, targets)

@@ -58,6 +58,11 @@ def refusal(method: str, config: dict[str, Any], changes: dict[str, int]) -> str
     if not config["attention_output"] and heads > 1 and not scales:
         return "does not scale"
     normed = config["norm"] != "none"
+    if config.get("loop_norm") and width > 16:
+        if method == "pad" and config["norm"] == "layernorm":
+            return "the norm after each loop"
+        if method in ("clone", "split") and config["tied_head"]:
+            return "which the loops go through too"
     if method == "split":
         if width % 16 and normed:
             return "weigh the columns"

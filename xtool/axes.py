@@ -29,7 +29,7 @@ Role = Literal["writes", "reads", "scales"]
 SIGILS: dict[str, Role] = {"<": "reads", "=": "scales"}
 RESIDUAL = "d_model"
 # The axes that the task's data fix: a new index stands for something that was never seen.
-DATA = ("vocab", "context", "n_outputs")
+DATA = ("vocab", "context", "n_outputs", "d_input")
 # The sizes that surgery changes, with their help.
 SIZES = {
     "d_model": "width of the residual stream",

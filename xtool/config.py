@@ -26,7 +26,7 @@ LARGEST = {"int": 1 << 62, "float": 1e300}
 TYPES = ("int", "float", "bool", "text")
 # What a model's configuration holds beside its dials.
 SHAPE = ("vocab_size", "context", "n_outputs")
-OTHER = ("arch", "sources", "replicas")
+OTHER = ("arch", "sources", "replicas", "d_input")
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,12 @@ def check_model(config: Mapping[str, Value], where: str) -> None:
     replicas = config.get("replicas", 2)
     if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 2:
         raise XtoolError(f"{where}: the header's `replicas` is {replicas!r}, it must be above 1")
-    if not all(config[name] and 1 <= config[name] <= 1 << 31 for name in SHAPE):
-        raise XtoolError(f"{where}: the header's sizes {[config[name] for name in SHAPE]}")
+    vectors = config.get("d_input") is not None
+    sizes = [config["d_input" if vectors and name == "vocab_size" else name] for name in SHAPE]
+    if not all(type(size) is int and 1 <= size <= 1 << 31 for size in sizes) or (
+        vectors and config["vocab_size"] is not None
+    ):
+        raise XtoolError(f"{where}: the header's sizes {sizes}")
     sources = config.get("sources", {})
     if not isinstance(sources, dict) or not all(isinstance(v, str) for v in sources.values()):
         raise XtoolError(f"{where}: the header's `sources` must map names to digests")

@@ -31,12 +31,14 @@ class Split:
     Attributes:
         tokens: the running text that they are windows of; None for examples made one by one.
         units: characters and bytes a token, on average over the split, where they are known.
+        extra: what a task keeps beside each example, (N, ...), by name.
     """
 
     inputs: Tensor
     targets: Tensor
     tokens: Tensor | None = None
     units: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -63,6 +65,32 @@ class Split:
         length = self.inputs.shape[1]
         first = torch.randint(length, (1,), generator=generator)
         return (first + order * length).clamp(max=len(self.tokens) - length - 1)  # (N,)
+
+
+@dataclass(frozen=True)
+class Drawn(Split):
+    """Examples to train on that are made when they are asked for, and never stored.
+
+    Attributes:
+        size: how many count as an epoch.
+        rows: a table that they are drawn from, (N, c), if there is one.
+    """
+
+    size: int = 1
+    rows: Tensor | None = None
+
+    @classmethod
+    def of(cls, size: int, rows: Tensor | None = None) -> "Drawn":
+        """A split without examples."""
+        none = torch.empty(0, 1)
+        return cls(none, none, size=size, rows=rows)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """None is better than another, (N,)."""
+        return torch.arange(self.size)
 
 
 def windows(tokens: Tensor, context: int, units: Mapping[str, float]) -> Split:
@@ -142,7 +170,13 @@ def read_dataset(path: Path) -> Dataset:
             raise XtoolError(
                 f"{path}: split `{name}` has {len(inputs)} inputs and {len(targets)} targets"
             )
-        splits[name] = Split(inputs, targets)
+        prefix = f"{name}.extra."
+        extra = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        if any(len(one) != len(inputs) for one in extra.values()):
+            raise XtoolError(f"{path}: split `{name}` has an extra tensor of another length")
+        splits[name] = Split(inputs, targets, extra=extra)
+    if size := header.task.get("sizes", {}).get("epoch"):
+        splits["train"] = Drawn.of(int(size), tensors.get("train.rows"))
     if "train" not in splits:
         raise XtoolError(f"{path}: has no split `train`")
     return Dataset(header, splits)
@@ -154,9 +188,12 @@ def write_dataset(path: Path, header: Header, splits: Mapping[str, Split | Tenso
     for name, split in splits.items():
         if isinstance(split, Tensor):
             tensors[f"{name}.tokens"] = split
+        elif isinstance(split, Drawn):
+            tensors |= {} if split.rows is None else {f"{name}.rows": split.rows}
         else:
             tensors[f"{name}.inputs"] = split.inputs
             tensors[f"{name}.targets"] = split.targets
+            tensors |= {f"{name}.extra.{own}": tensor for own, tensor in split.extra.items()}
     return save(path, header, tensors)
 
 

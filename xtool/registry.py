@@ -108,9 +108,25 @@ def _tree(path: Path) -> ast.Module:
 def literal(folder: str, name: str, variable: str, default: Any = None) -> Any:
     """The value of a literal assigned at the top of an entry's file, without importing it.
 
+    An architecture that is `LIKE` another has its tables, rows and values too, after its own.
+
     Raises:
         XtoolError: the variable is there but is not a literal.
     """
+    like = _literal(folder, name, "LIKE") if folder == "archs" and variable != "LIKE" else None
+    if like is None:
+        return _literal(folder, name, variable, default)
+    own = _literal(folder, name, variable)
+    base = _literal(folder, str(like), variable, default)
+    if isinstance(own, dict) and isinstance(base, dict):
+        return own | {key: value for key, value in base.items() if key not in own}
+    if isinstance(own, list) and isinstance(base, list):
+        first = [one[0] if isinstance(one, tuple) else one for one in own]
+        return own + [b for b in base if (b[0] if isinstance(b, tuple) else b) not in first]
+    return base if own is None else own
+
+
+def _literal(folder: str, name: str, variable: str, default: Any = None) -> Any:
     path = path_of(folder, name)
     for node in _tree(path).body:
         targets = node.targets if isinstance(node, ast.Assign) else []

@@ -1,12 +1,12 @@
 """Architectures: one file each, composed from layers by configuration."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -20,12 +20,14 @@ from xtool.layers.initial import initial
 from xtool.storage import Source
 from xtool.tasks import Shape
 
+FORWARD_AND_BACKWARD = 3
+
 
 @runtime_checkable
 class Model(Protocol):
-    """A built model: (B, T) symbols -> (B, T, C) logits."""
+    """A built model: (B, T) symbols, or (B, T, d) numbers -> (B, T, C) logits."""
 
-    def __call__(self, inputs: Integer[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
+    def __call__(self, inputs: Num[Tensor, "B T *d"]) -> Float[Tensor, "B T C"]:
         """Logits of every position."""
 
     def stages(self) -> Sequence[tuple[str, nn.Module]]:
@@ -43,7 +45,9 @@ class Architecture(Protocol):
     `FROZEN`, `PRODUCTS` (see `xtool.axes`), `TASK` (the default one) and `TUNABLE` (dials that may
     change on a trained model because no tensor depends on them), `LATER` (dials that older files
     lack; their defaults are what was before), `CACHED` (its modules that look back have a cache,
-    see `xtool.layers._cache`).
+    see `xtool.layers._cache`), `INEXACT` (growths that no exact operator, or not this `method`, can
+    do: an axis, conditions that must all hold, the reason), `LIKE` (another one, whose literals it
+    has too, after its own).
     """
 
     def configure(self, dials: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
@@ -60,6 +64,32 @@ class Architecture(Protocol):
         """Operations of one forward pass over one example, a multiply and an add counted apart."""
 
 
+@runtime_checkable
+class Stepped(Protocol):
+    """A model that changes its ways as training goes on."""
+
+    def at_step(self, step: int) -> None:
+        """The next batch is that of this step, counted over the lineage."""
+
+
+@runtime_checkable
+class Loops(Protocol):
+    """A model that has an answer after every loop."""
+
+    def every_loop(
+        self, inputs: Num[Tensor, "B T *d"], loops: int
+    ) -> Iterator[Float[Tensor, "B T C"]]:
+        """The logits after each of so many loops, in one pass."""
+
+
+@runtime_checkable
+class TrainingFlops(Protocol):
+    """An architecture whose training does not cost three times its forward pass."""
+
+    def training_flops(self, config: Mapping[str, Any]) -> int:
+        """Operations of training on one example."""
+
+
 def architecture(config: Mapping[str, Any]) -> Architecture:
     """The architecture of a configuration; warns when a user's own file has changed since."""
     registry.warn_if_changed(config.get("sources", {}))
@@ -72,15 +102,42 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     return entry
 
 
+def training_flops(config: Mapping[str, Any]) -> int:
+    """Operations of training on one example: three forward passes, or what the architecture says.
+
+    Raises:
+        XtoolError: an architecture of a user's own gives no whole number above 0.
+    """
+    arch = architecture(config)
+    if isinstance(arch, TrainingFlops):
+        return arch.training_flops(config)
+    flops = arch.flops(config)
+    if not isinstance(flops, int) or flops < 1:
+        raise XtoolError(f"{config['arch']}: `flops` gives {flops!r}, not a whole number above 0")
+    return FORWARD_AND_BACKWARD * flops
+
+
 def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     """A full configuration after its architecture has checked that its dials go together.
 
     Raises:
         UsageError: sizes that contradict each other.
     """
-    shape = Shape(*(config[name] for name in SHAPE))
+    shape = Shape(**{name: config[name] for name in SHAPE}, d_input=config.get("d_input"))
     rest = {name: value for name, value in config.items() if name not in SHAPE}
-    return architecture(config).configure(rest, shape)
+    return configured(rest, shape)
+
+
+def configured(dials: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    """The full configuration for some data, without `d_input` where they are symbols.
+
+    Raises:
+        UsageError: dials that contradict each other.
+    """
+    config = architecture(dials).configure(dials, shape)
+    if config.get("d_input") is None:
+        config.pop("d_input", None)
+    return config
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xtool.archs import Architecture
+from xtool.errors import UsageError
 from xtool.tasks import Shape
 
 OPTIONS: list[tuple[Any, ...]] = []
@@ -62,6 +63,8 @@ class Bigram(nn.Module):
 
 class _Entry:
     def configure(self, dials: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+        if shape.vocab_size is None:
+            raise UsageError("`bigram` reads symbols, the data hold numbers", "use `--arch gpt`")
         return dict(dials) | vars(shape)
 
     def build(self, config: Mapping[str, Any]) -> nn.Module:

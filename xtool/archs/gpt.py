@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -133,6 +133,8 @@ MAX_LAYERS, MAX_WIDTH = 4096, 1 << 24
 AXES = {
     "embed.weight": ("vocab", "d_model"),
     "embed.positions": ("context", "d_model"),
+    "embed.read.weight": ("d_model", "<d_input"),
+    "embed.read.bias": ("d_model",),
     "blocks.{layer}.mlp.up.weight": ("d_ff", "<d_model"),
     "blocks.{layer}.mlp.gate.weight": ("d_ff", "<d_model"),
     "blocks.{layer}.mlp.down.weight": ("d_model", "<d_ff"),
@@ -153,13 +155,18 @@ FROZEN = {"embed.positions": ["positions=sinusoidal", "positions=sinusoidal-unpa
 
 
 class Embed(nn.Module):
-    """Symbols (B, T) to vectors (B, T, D), with positions added."""
+    """Symbols (B, T), or numbers (B, T, d), to vectors (B, T, D), with positions added."""
 
     cache: Cache | None = None
 
     def __init__(self, c: SimpleNamespace) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(c.vocab_size, c.d_model))
+        self.weight: Tensor | None = None
+        self.read: Linear | None = None
+        if c.vocab_size is None:
+            self.read = Linear(c.d_input, c.d_model, c.bias == "all")
+        else:
+            self.weight = nn.Parameter(torch.empty(c.vocab_size, c.d_model))
         self.positions: Tensor | None = None
         if c.positions == "learned":
             self.positions = nn.Parameter(torch.empty(c.context, c.d_model))
@@ -168,11 +175,14 @@ class Embed(nn.Module):
             self.register_buffer("positions", torch.empty(c.context, c.d_model))
         self.dropout = nn.Dropout(c.dropout)
 
-    def forward(self, symbols: Integer[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """Look up and add."""
-        x = F.embedding(symbols.long(), self.weight)  # (B, T, D)
+    def forward(self, inputs: Num[Tensor, "B T *d"]) -> Float[Tensor, "B T D"]:
+        """Look up, or map linearly, and add."""
+        if self.weight is not None:
+            x = F.embedding(inputs.long(), self.weight)  # (B, T, D)
+        elif self.read is not None:
+            x = self.read(inputs)  # (B, T, D)
         if self.positions is not None:
-            count = symbols.shape[1]
+            count = inputs.shape[1]
             x = x + self.positions[self.cache.places(count) if self.cache else slice(count)]
         out: Tensor = self.dropout(x)
         return out
@@ -185,12 +195,13 @@ class Head(nn.Module):
     residual stream ends here.
     """
 
-    def __init__(self, c: SimpleNamespace, embedding: nn.Parameter) -> None:
+    def __init__(self, c: SimpleNamespace, embedding: Tensor | None) -> None:
         super().__init__()
         self.norm = norm(c.norm, c.d_model, c.norm_eps)
         self.n_outputs, self.d_model = c.n_outputs, c.d_model
         self.hidden: Linear | None = None
         if c.tied_head:
+            assert isinstance(embedding, nn.Parameter)
             self.weight = embedding
         elif c.d_hidden:
             self.hidden = Linear(c.d_model, c.d_hidden, c.bias != "none")
@@ -202,8 +213,11 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.empty(c.n_outputs)) if with_bias else None
 
     def forward(self, x: Float[Tensor, "B T DP"]) -> Float[Tensor, "B T C"]:
-        """Score every class."""
-        x = self.norm(x[..., : self.d_model])
+        """Norm and score every class."""
+        return self.scored(self.norm(x[..., : self.d_model]))
+
+    def scored(self, x: Float[Tensor, "*B T D"]) -> Float[Tensor, "*B T C"]:
+        """Score every class of what is normed already."""
         if self.hidden is None:
             return F.linear(x, self.weight[: self.n_outputs], self.bias)  # (B, T, C)
         hidden = self.dropout(F.relu(self.hidden(x)))  # (B, T, F)
@@ -238,9 +252,9 @@ class Gpt(nn.Module):
         blocks = [(f"blocks.{i}.", block) for i, block in enumerate(self.blocks)]
         return [("embed.", self.embed), *blocks, ("head.", self.head)]
 
-    def forward(self, symbols: Integer[Tensor, "B T"]) -> Float[Tensor, "B T C"]:
-        """(B, T) -> (B, T, C)."""
-        x = symbols
+    def forward(self, inputs: Num[Tensor, "B T *d"]) -> Float[Tensor, "B T C"]:
+        """(B, T), or (B, T, d) -> (B, T, C)."""
+        x = inputs
         for _, stage in self.stages():
             x = stage(x)
         return x
@@ -278,6 +292,7 @@ class _Entry:
         width = c.d_hidden or c.d_model
         head = 2 * c.context * width * c.n_outputs
         head += 2 * c.context * c.d_model * c.d_hidden if c.d_hidden else 0
+        head += 2 * c.context * c.d_model * (getattr(c, "d_input", None) or 0)
         return int(c.n_layers * block + head)
 
 
@@ -301,6 +316,8 @@ def _check(c: Mapping[str, Any]) -> None:
         )
     if c["tied_head"] and c["d_hidden"]:
         raise UsageError("`tied_head` and `d_hidden` exclude each other")
+    if c["tied_head"] and c["vocab_size"] is None:
+        raise UsageError("`tied_head` scores symbols, the data hold numbers", "leave it out")
     if c["tied_head"] and c["n_outputs"] > c["vocab_size"]:
         raise UsageError(
             f"a tied head has {c['vocab_size']} rows, the task needs {c['n_outputs']} classes"

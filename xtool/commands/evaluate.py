@@ -22,6 +22,7 @@ from xtool.commands._ui import (
 from xtool.rows import FORMATS
 
 TRACES = ("heads", "maps")
+MOST_LOOPS = 100_000
 
 
 def evaluate(
@@ -72,6 +73,21 @@ def evaluate(
             autocompletion=completion(TRACES),
         ),
     ] = None,
+    loops: Annotated[
+        str | None,
+        typer.Option(
+            help="Also score a looped model after FIRST:LAST loops, FIRST:LAST:STEP, or A,B,C.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    by_examples: Annotated[
+        bool,
+        typer.Option(
+            "--by-examples",
+            help="Also score by the number of examples in the prompt.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     label: Annotated[
         list[str] | None,
         typer.Option(help="Names a model in the rows; one for each.", rich_help_panel=OUTPUT),
@@ -118,7 +134,8 @@ def evaluate(
         raise unknown("trace", trace, TRACES)
     threads_of(threads)
     other = Path(against) if against and not over else None
-    evaluator = Evaluator(data, split.split(","), device_of(device), trace)
+    asked = _numbers(loops) if loops else []
+    evaluator = Evaluator(data, split.split(","), device_of(device), trace, asked, by_examples)
     rows = []
     names: Sequence[str | None] = label or [None] * len(found)
     for path, name in zip(found, names, strict=True):
@@ -139,3 +156,27 @@ def evaluate(
         write_stdout(tables.to_table(lines, columns, markdown=shape == "markdown"))
     else:
         write_stdout(tables.to_jsonl(lines) if shape == "jsonl" else tables.to_csv(lines, columns))
+
+
+def _numbers(text: str) -> list[int]:
+    """The loops of `1:20`, `1:100:5` or `1,5,20`.
+
+    Raises:
+        UsageError: they are not such numbers.
+    """
+    from xtool.errors import UsageError
+
+    try:
+        parts = [int(part) for part in text.replace(",", ":").split(":")]
+    except ValueError:
+        parts = []
+    ranged = ":" in text and "," not in text
+    if ranged and len(parts) in (2, 3) and parts[-1] > 0:
+        parts = list(range(parts[0], parts[1] + 1, parts[2] if len(parts) == 3 else 1))
+    elif ranged:
+        parts = []
+    if not parts or min(parts) < 1 or max(parts) > MOST_LOOPS:
+        raise UsageError(
+            f"`--loops {text}` are not numbers of 1 to {MOST_LOOPS}", "such as 1:100 or 1,5,20"
+        )
+    return parts

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,9 +11,9 @@ from xtool.archs import count as parameters
 from xtool.archs import read_model
 from xtool.averages import BASELINES
 from xtool.config import check_model
-from xtool.dataset import Dataset, find_data
-from xtool.errors import XtoolError
-from xtool.evaluation.score import columns_of_model, score_rows, scores
+from xtool.dataset import Dataset, Drawn, find_data
+from xtool.errors import UsageError, XtoolError
+from xtool.evaluation.score import Detail, columns_of_model, details, score_rows, scores
 from xtool.evaluation.trace import trace, trace_rows
 from xtool.header import Header
 from xtool.inputs import decode, read_bytes
@@ -23,7 +23,15 @@ from xtool.rows import Row, read, row
 from xtool.storage import Source
 from xtool.tasks import fitted, open_data, task_of
 
-Scored = tuple[Header, int, dict[str, dict[str, Tensor]], dict[str, list[Trace]]]
+
+class Scored(NamedTuple):
+    """What is known of a model, the last three by split."""
+
+    header: Header
+    params: int
+    metrics: dict[str, dict[str, Tensor]]
+    traces: dict[str, list[Trace]]
+    details: dict[str, list[Detail]]
 
 
 class Evaluator:
@@ -34,6 +42,8 @@ class Evaluator:
         splits: which splits; `all` stands for every one.
         device: where to compute.
         trace: `heads` also looks into the attention of each head, `maps` at its weights too.
+        loops: also score a looped model after each of these.
+        by_examples: also score by the number of examples in the prompt.
     """
 
     def __init__(
@@ -42,7 +52,10 @@ class Evaluator:
         splits: Sequence[str],
         device: torch.device,
         trace: str | None = None,
+        loops: Sequence[int] = (),
+        by_examples: bool = False,
     ) -> None:
+        self.loops, self.by_examples = loops, by_examples
         self.data, self.splits, self.device, self.trace = data, splits, device, trace
         self._read: dict[Path, Dataset] = {}
         self._kept: dict[tuple[Path, int, Path], Scored] = {}
@@ -66,13 +79,13 @@ class Evaluator:
         self, path: Path, replica: int | None, label: str | None, pair: tuple[Path, int] | None
     ) -> list[Row]:
         data = self._data_path(path)
-        header, params, found, traces = self._scores(path, replica or 0, data)
+        header, params, found, traces, detailed = self._scores(path, replica or 0, data)
         against = pair[0] if pair else None
         other = self._scores(*pair, data) if pair else None
-        if other and other[0].config["context"] != header.config["context"]:
+        if other and other.header.config["context"] != header.config["context"]:
             raise XtoolError(
                 f"{path} has `context` {header.config['context']}, {against} "
-                f"{other[0].config['context']}: their examples differ, so there are no pairs"
+                f"{other.header.config['context']}: their examples differ, so there are no pairs"
             )
         base = columns_of_model(header, params) | {
             "label": label or header.training.get("label") or path.name.removesuffix(".st"),
@@ -86,10 +99,14 @@ class Evaluator:
         out = []
         for split, metrics in found.items():
             out += score_rows(metrics, split=split, **base)
+            for columns, cell in detailed.get(split, []):
+                out += score_rows(cell, split=split, **columns, **base)
             out += trace_rows(traces.get(split, []), self.trace == "maps", split=split, **base)
             if other and against:
-                name = other[0].training.get("label") or against.name.removesuffix(".st")
-                out += _differences(metrics, other[2][split], split=split, against=name, **base)
+                name = other.header.training.get("label") or against.name.removesuffix(".st")
+                out += _differences(
+                    metrics, other.metrics[split], split=split, against=name, **base
+                )
         return out
 
     def _data_path(self, path: Path) -> Path:
@@ -115,14 +132,23 @@ class Evaluator:
         data = fitted(self._read[data_path], header, str(data_path))
         task = task_of(header, str(path))
         model = model.to(self.device)
-        found, traces = {}, {}
+        found, traces, detailed = {}, {}, {}
         for split in data.splits if "all" in self.splits else self.splits:
             chosen = data.split(split)
+            if isinstance(chosen, Drawn):
+                if self.splits == ["all"]:
+                    continue
+                raise UsageError(
+                    f"the `{split}` examples of {data_path} are drawn as they are trained on",
+                    "evaluate on `dev` or `test`",
+                )
             found[split] = scores(model, task, chosen)
             found[split] |= task.baselines(data.split("train"), chosen)
+            if self.loops or self.by_examples:
+                detailed[split] = details(model, task, chosen, self.loops, self.by_examples)
             if self.trace:
                 traces[split] = trace(model, chosen)
-        return header, parameters(model), found, traces
+        return Scored(header, parameters(model), found, traces, detailed)
 
 
 def _replicas(path: Path) -> int:

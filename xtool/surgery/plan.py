@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xtool import registry
 from xtool.archs import checked
-from xtool.axes import DATA, RESIDUAL, SIZES, Layout, fixed, layout
+from xtool.axes import DATA, RESIDUAL, SIZES, Layout, fixed, holds, layout
 from xtool.checkpoint import NAMES, Reader
 from xtool.errors import UsageError
 from xtool.layers.initial import initial
@@ -197,7 +197,7 @@ def _plan_one(
     own = _own(method, dials)
     growth = Growth(reader, old, layout(new_config), seed, own, tuple(layers))
     _require_groups(growth)
-    if promise(method) == "exact" and (reason := _inexact(old, growth.new)):
+    if promise(method) == "exact" and (reason := _inexact(method, old, growth.new)):
         raise UsageError(f"`{method}` refuses: {reason}", "an approximate operator can do it")
     if isinstance(operator, Conditional) and (reason := operator.refuse(growth)):
         raise UsageError(f"`{method}` refuses: {reason}", "see `xtool grow --help` for the others")
@@ -206,8 +206,12 @@ def _plan_one(
     return Plan(method, growth, changed(old.config, new_config))
 
 
-def _inexact(old: Layout, new: Layout) -> str:
-    """Why no growth of these sizes keeps the function, whatever the operator; empty if one may."""
+def _inexact(method: str, old: Layout, new: Layout) -> str:
+    """Why the operator, or any, cannot keep the function at these sizes; empty if it may."""
+    known = {**old.config, "method": method}
+    for axis, conditions, reason in registry.literal("archs", old.config["arch"], "INEXACT", []):
+        if new.size(axis) != old.size(axis) and all(holds(c, known) for c in conditions):
+            return str(reason)
     for axis in fixed(old.config):
         if new.size(axis) != old.size(axis):
             return f"the attention variant `{old.config['attention']}` depends on `{axis}`"

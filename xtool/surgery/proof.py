@@ -106,7 +106,10 @@ def compare(
     generator = torch.Generator().manual_seed(derive(seed, "proof"))
     length = min(config["context"], POSITIONS)
     shape = (max(1, min(16, SYMBOLS // length)), length)
-    inputs = torch.randint(config["vocab_size"], shape, generator=generator)  # (B, T)
+    if width := config.get("d_input"):
+        inputs = torch.randn(*shape, width, generator=generator)  # (B, T, d)
+    else:
+        inputs = torch.randint(config["vocab_size"], shape, generator=generator)  # (B, T)
     found = _run_both(small, grown, inputs)
     difference, largest, losses = found.difference, found.largest, None
     if data is not None:

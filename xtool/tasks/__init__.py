@@ -5,29 +5,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Float64, Integer
 from torch import Tensor
 
 from xtool import registry
 from xtool.corpora import Text, read_corpus, read_lines
-from xtool.dataset import Dataset, Split, read_dataset, write_dataset
+from xtool.dataset import Dataset, Drawn, Split, read_dataset, write_dataset
 from xtool.errors import UsageError, XtoolError, located
 from xtool.header import Header
 from xtool.lineage import step
 from xtool.storage import Source
 from xtool.tokenizers import Tokenizer, restore
 
+DRAWN = "drawn"  # the corpus of a task that reads none
+
 
 @dataclass(frozen=True)
 class Shape:
-    """What a model must read and write: V symbols in, T positions, C classes out.
+    """What a model must read and write: V symbols in, T positions, C classes or numbers out.
 
-    A `context` of None is for the model to choose.
+    A `context` of None is for the model to choose. With `d_input` a position holds so many numbers
+    in place of a symbol, and `vocab_size` is None.
     """
 
-    vocab_size: int
+    vocab_size: int | None
     context: int | None
     n_outputs: int
+    d_input: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,36 @@ def task_of(header: Header, where: str) -> Task:
     if "name" not in header.task:
         raise XtoolError(f"{where}: the header names no task")
     task: Task = registry.load("tasks", str(header.task["name"]))
-    return task
+    return task.of(header) if isinstance(task, OfHeader) else task
+
+
+@runtime_checkable
+class OfHeader(Protocol):
+    """A task that is not the same for every file."""
+
+    def of(self, header: Header) -> Task:
+        """The task of a file."""
+
+
+@runtime_checkable
+class ByExamples(Protocol):
+    """A task whose errors fall with the number of examples in the prompt."""
+
+    def by_examples(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Each metric after 0, 1, ... examples, (B, n) in float64.
+
+        Baselines of the same are in the `extra` of a split.
+        """
+
+
+@runtime_checkable
+class Drawing(Protocol):
+    """A task whose training examples are drawn, see `xtool.dataset.Drawn`."""
+
+    def draw(
+        self, header: Header, rows: Tensor | None, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, (B, ...), on the generator's device."""
 
 
 def defaults(data: Header) -> dict[str, Any]:
@@ -130,14 +164,17 @@ def open_data(path: Path) -> Dataset:
     with located(path):
         shape = task_of(data.header, str(path)).shape(data.header)
     for name, split in data.splits.items():
+        if shape.d_input:
+            _require_numbers(split, shape, f"{path}: split `{name}`")
+            continue
         if isinstance(split, Tensor) != (shape.context is None):
             kind = "running text" if shape.context is None else "examples"
             raise XtoolError(f"{path}: split `{name}` is not the {kind} that its task has")
         if isinstance(split, Tensor):
-            parts = [("tokens", split, shape.vocab_size)]
+            parts = [("tokens", split, shape.vocab_size or 0)]
         else:
             parts = [
-                ("inputs", split.inputs, shape.vocab_size),
+                ("inputs", split.inputs, shape.vocab_size or 0),
                 ("targets", split.targets, shape.n_outputs),
             ]
         for part, tensor, classes in parts:
@@ -154,13 +191,24 @@ def _require_symbols(tensor: Tensor, context: int | None, classes: int, where: s
         raise XtoolError(f"{where} holds {low} to {high}, the task has 0 to {classes - 1}")
 
 
+def _require_numbers(split: Split | Tensor, shape: Shape, where: str) -> None:
+    """Raise XtoolError unless a split holds vectors, as the task has them."""
+    if isinstance(split, Drawn):
+        return
+    wanted = (shape.context, shape.d_input)
+    if isinstance(split, Tensor) or tuple(split.inputs.shape[1:]) != wanted:
+        raise XtoolError(f"{where} is not N x {wanted[0]} x {wanted[1]} numbers")
+    if not (split.inputs.is_floating_point() and split.targets.is_floating_point()):
+        raise XtoolError(f"{where} holds whole numbers")
+
+
 def require_fit(config: Mapping[str, Any], data: Header, where: str) -> None:
     """Raise XtoolError unless a model reads and writes what the data has."""
     shape = task_of(data, where).shape(data)
     for name, needed in vars(shape).items():
-        if needed is not None and config[name] != needed:
+        if needed is not None and config.get(name) != needed:
             raise XtoolError(
-                f"the data needs `{name}` {needed}, the model has {config[name]}",
+                f"the data needs `{name}` {needed}, the model has {config.get(name)}",
                 "prepare the data like the model's own; see `xtool inspect`",
             )
 
@@ -215,10 +263,11 @@ def make_data(
         inputs = {split: text.sha256 for split, text in texts.items()}
         source: dict[str, Any] = {"corpus": "lines", "sha256": inputs}
     else:
-        text = read_corpus(corpus)
+        text = Text(corpus, "", "") if corpus == DRAWN else read_corpus(corpus)
         tokenizer, digest = _tokenizer_of(tokenizer_from) if tokenizer_from else (None, "")
         made = task.prepare(text, dials, seed, tokenizer)
-        inputs = {"corpus": text.sha256} | ({"tokenizer": digest} if digest else {})
+        inputs = {"corpus": text.sha256, "tokenizer": digest}
+        inputs = {name: value for name, value in inputs.items() if value}
         source = {"corpus": text.name, "sha256": text.sha256, "note": text.note}
     options = {"task": name, "corpus": source["corpus"], **dials}
     header = Header(

@@ -13,17 +13,19 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from xtool.archs import count
+from xtool.archs import Stepped, count
+from xtool.dataset import Drawn
 from xtool.errors import Diverged, Interrupted
 from xtool.evaluation.score import LOWER_IS_BETTER, columns_of_model, score_rows, scores
 from xtool.rows import Row, row
 from xtool.seeds import derive
+from xtool.tasks import Drawing
 from xtool.training.journal import Journal, Silent, best_path, rows_path, state_path
 from xtool.training.optimizers import make
 from xtool.training.parallel import gather
 from xtool.training.replicas import Replicas
 from xtool.training.routes import applied
-from xtool.training.run import FORWARD_AND_BACKWARD, Listener, Run
+from xtool.training.run import Listener, Run
 from xtool.training.schedule import lr_factor
 from xtool.training.state import load_state, save_model, save_state
 from xtool.training.stop import StopRequest
@@ -58,7 +60,7 @@ class _Loop:
         average = run.shown is not run.model
         self.shown = Replicas(run.shown, run.config, len(run.seeds)) if average else self.who
         self.device = self.who.device
-        split = run.data.split("train")
+        split = self.split = run.data.split("train")
         self.inputs, self.targets = split.pool(self.device)
         self.orders: dict[int, tuple[int, Tensor]] = {}
         self.baselines = run.task.baselines(split, run.data.split("dev"))
@@ -127,7 +129,11 @@ class _Loop:
         now = run.steps_before + step
         self.who.seed([derive(seed, "step", now, *apart) for seed in run.seeds])
         run.model.train()
+        if isinstance(run.model, Stepped):
+            run.model.at_step(now)
         batch = torch.stack([self._batch(step, seed) for seed in run.seeds])  # (R, B)
+        if isinstance(self.split, Drawn):
+            batch = self._draw(self.split, batch.shape[1], now)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         losses = self._gradients(batch)  # (R,)
@@ -177,6 +183,17 @@ class _Loop:
             self.orders[seed] = (epoch, order.to(self.device))
         size = int(self.run.dials["batch_size"])
         return self.orders[seed][1][place * size : (place + 1) * size]
+
+    def _draw(self, split: Drawn, count: int, now: int) -> Integer[Tensor, "R B"]:
+        """Make the examples of a step; they are numbered by replica."""
+        run, task = self.run, self.run.task
+        assert isinstance(task, Drawing)
+        found = []
+        for seed in run.seeds:
+            generator = torch.Generator(self.device).manual_seed(derive(seed, "prompts", now))
+            found.append(task.draw(run.data.header, split.rows, count, generator))
+        self.inputs, self.targets = (torch.cat(part) for part in zip(*found, strict=True))
+        return torch.arange(len(self.inputs), device=self.device).view(len(found), count)
 
     def _look(self) -> None:
         """After a step: what is due of reports, evaluations and saves."""
@@ -281,7 +298,7 @@ class _Loop:
         run, at = self.run, self.run.position
         size = int(run.dials["batch_size"])
         cost = {"tokens": size * run.config["context"]}
-        cost["flops"] = FORWARD_AND_BACKWARD * run.flops * size
+        cost["flops"] = run.flops * size
         said = {"lr": run.dials["lr"] * self._factor(at.step - 1)}
         if run.dials["clip"] > 0:
             said["clipped"] = at.clipped[replica] / at.loss_count

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional as F
@@ -83,6 +83,8 @@ class Replicas:
     ) -> Float[Tensor, " R"]:
         """The mean loss of each replica on its own batch, (R, B, T) each -> (R,).
 
+        Logits of several loops, (R, S, B, T, C), each have the targets; the loss is their mean.
+
         What modules ask for their `penalty`, such as that of long windows, is in its gradient; its
         value is that of the loss alone.
         """
@@ -93,6 +95,9 @@ class Replicas:
                 logits, price = self._logits(inputs)
         if self.bf16:
             logits = logits.float()
+        if logits.ndim == 5:
+            targets = targets[:, None].expand(-1, logits.shape[1], *targets.shape[1:])
+            logits, targets = logits.flatten(1, 2), targets.flatten(1, 2)  # (R, S*B, T, C)
         found = loss(logits.flatten(0, 1), targets.flatten(0, 1))  # (R*B, T)
         mean = found.view(self.count, -1).mean(1)  # (R,)
         return mean + (price - price.detach()) if self.priced else mean
@@ -107,7 +112,7 @@ class Replicas:
         return torch.stack(asked).mean()
 
     def _logits(
-        self, inputs: Integer[Tensor, "R B T"]
+        self, inputs: Num[Tensor, "R B T *d"]
     ) -> tuple[Float[Tensor, "R B T C"], Float[Tensor, " R"]]:
         """The logits of each replica, and what its modules ask for."""
         whole = [held[name] for held, name in self.places]

@@ -83,7 +83,7 @@ def _refusal(
 
 def error(route: str, config: Mapping[str, Any], examples: int) -> float:
     """The largest relative error of a route's products of a model's shapes, against float64."""
-    width, context = int(config.get("d_model", config["vocab_size"])), int(config["context"])
+    width, context = int(config.get("d_model") or config["vocab_size"]), int(config["context"])
     head = int(config.get("d_head") or width)
     generator = torch.Generator().manual_seed(0)
 

@@ -17,8 +17,6 @@ from xtool.tasks import Task
 from xtool.training.optimizers import Slot
 from xtool.training.parallel import Processes
 
-FORWARD_AND_BACKWARD = 3
-
 
 @dataclass
 class Position:
@@ -59,7 +57,7 @@ class Run:
         task: what scores it.
         data: the examples.
         dials: every training dial.
-        flops: of one forward pass over one example.
+        flops: of training on one example.
         before: `progress` of the lineage so far.
         lineage: the steps so far and this one.
         out: the model's path.
@@ -119,7 +117,7 @@ class Run:
         if dials["max_flops"] is None:
             return wanted
         left = float(dials["max_flops"]) - int(self.before.get("lineage_flops", 0))
-        examples = max(0, int(left // (FORWARD_AND_BACKWARD * self.flops)))
+        examples = max(0, int(left // self.flops))
         epochs, rest = divmod(examples, len(self.data.split("train")))
         return min(wanted, epochs * self.steps_per_epoch + rest // int(dials["batch_size"]))
 
@@ -134,7 +132,7 @@ class Run:
         own = {
             "steps": step,
             "epochs": round(self.examples(step) / len(self.data.split("train")), 6),
-            "flops": FORWARD_AND_BACKWARD * self.flops * self.examples(step),
+            "flops": self.flops * self.examples(step),
         }
         whole = {f"lineage_{k}": v + self.before.get(f"lineage_{k}", 0) for k, v in own.items()}
         return own | whole

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from xtool import registry
-from xtool.archs import architecture, build, checked, fill, start
+from xtool.archs import build, checked, configured, fill, start, training_flops
 from xtool.axes import REPLICAS, RESIDUAL, SIZES, Layout, layout, one_model
 from xtool.checkpoint import model_reader
 from xtool.config import LARGEST, options
@@ -124,7 +124,7 @@ def fresh_config(
     _require_window(config, context)
     if sources := registry.source_digests([arch, str(dials.get("attention"))]):
         config["sources"] = sources
-    return architecture(config).configure(config, shape)
+    return configured(config, shape)
 
 
 def trained_config(config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def set_up(
         task=task_of(data.header, "data"),
         data=data,
         dials=final,
-        flops=_flops(config),
+        flops=training_flops(config),
         before=before,
         lineage=[*steps, _step(config, was, final, inputs)],
         out=out,
@@ -244,13 +244,6 @@ def set_up(
         averaged=deepcopy(model).requires_grad_(False) if final["ema"] or sharded else None,
         processes=processes,
     )
-
-
-def _flops(config: Mapping[str, Any]) -> int:
-    flops = architecture(config).flops(config)
-    if not isinstance(flops, int) or flops < 1:
-        raise XtoolError(f"{config['arch']}: `flops` gives {flops!r}, not a whole number above 0")
-    return flops
 
 
 def _fill_from(

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from xtool.archs import architecture, empty, stored_names
+from xtool.archs import FORWARD_AND_BACKWARD, architecture, empty, stored_names
 from xtool.axes import RESIDUAL, layout
 from xtool.dataset import Split
 from xtool.errors import UsageError, XtoolError
@@ -36,7 +36,6 @@ from xtool.surgery.operators._maps import DATA_AXES, Key, Maps, copies
 from xtool.surgery.operators.clone import ENTRY as CLONE
 from xtool.surgery.operators.pad import Pad
 from xtool.tasks import Task, fitted, open_data, task_of
-from xtool.training.run import FORWARD_AND_BACKWARD
 from xtool.training.schedule import lr_factor
 
 PROMISE = "approximate"

@@ -1,0 +1,161 @@
+"""In-context regression: the functions, the exact methods, and tables of a user's own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Result
+
+from xtool.checkpoint import load
+from xtool.intervals import estimate
+from xtool.tasks._functions import function_of, variance_of
+from xtool.tasks._solvers import errors_of
+
+Run = Callable[..., Result]
+TASK = {"dims": 6, "points": 15, "noise": 0.0, "nonzero": 2, "depth": 3, "hidden": 40}
+
+
+def task(function: str, **more: Any) -> dict[str, Any]:
+    return TASK | {"function": function} | more
+
+
+@pytest.mark.parametrize("function", ["linear", "sparse", "tree", "relu"])
+def test_values_have_mean_0_and_the_variance_that_is_said(function: str) -> None:
+    own = task(function)
+    x, y = function_of(own)(6000, torch.Generator().manual_seed(0))
+    assert x.shape == (6000, 15, 6)
+    for moment, wanted in ((x.mean(), 0), (x.var(), 1), (y[:, 0].mean(), 0)):
+        assert float(moment) == pytest.approx(wanted, abs=0.1)
+    assert float(y.var()) == pytest.approx(variance_of(own), rel=0.06)
+    again = function_of(own)(6000, torch.Generator().manual_seed(0))
+    assert torch.equal(again.y, y)
+
+
+def test_functions_are_what_they_say() -> None:
+    draw = torch.Generator().manual_seed
+    x, y = function_of(task("sparse"))(50, draw(0))
+    weights = torch.linalg.lstsq(x.double(), y.double()[..., None]).solution[..., 0]
+    assert ((weights.abs() > 1e-4).sum(1) == 2).all()
+    x, y = function_of(task("tree"))(50, draw(0))
+    for points, values in zip(x, y, strict=True):
+        assert len(set(values.tolist())) <= 8, "a leaf each"
+        signs: dict[tuple[bool, ...], float] = {}
+        for point, value in zip(points, values, strict=True):
+            assert signs.setdefault(tuple((point > 0).tolist()), float(value)) == float(value)
+    noisy, clean = (function_of(task("linear", noise=n))(400, draw(0)) for n in (0.5, 0.0))
+    assert torch.equal(noisy.x, clean.x)
+    assert float((noisy.y - clean.y).std()) == pytest.approx(0.5, rel=0.03)
+
+
+def test_least_squares_has_the_error_that_theory_gives() -> None:
+    own = task("linear", dims=10, points=31)
+    found = function_of(own)(1280, torch.Generator().manual_seed(0))
+    errors = errors_of(found, own)["least_squares"].double()
+    for known in range(10):
+        mean = estimate(errors[:, known].tolist())
+        wide = 1.5 * ((mean.high or 0) - mean.value)  # of ten intervals one may miss
+        assert abs(mean.value - (1 - known / 10)) <= wide
+    assert float(errors[:, 11:].mean(0).max()) < 1e-9
+    # Over all numbers of pairs it is (d + 1) / 2n.
+    assert float(errors.mean()) == pytest.approx(11 / 62, rel=0.05)
+
+
+def test_ridge_is_the_closed_form_under_noise_and_beats_least_squares() -> None:
+    own = task("linear", noise=0.5)
+    found = function_of(own)(300, torch.Generator().manual_seed(0))
+    errors = errors_of(found, own)
+    assert float(errors["ridge"].mean()) < float(errors["least_squares"].mean())
+    x, y = found.x[7].double(), found.y[7].double()
+    inner = x[:9].T @ x[:9] + 0.25 * torch.eye(6, dtype=torch.float64)
+    weights = torch.linalg.inv(inner) @ x[:9].T @ y[:9]
+    wanted = (weights @ x[9] - y[9]) ** 2 / 6
+    assert float(errors["ridge"][7, 9]) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_lasso_obeys_its_optimality_condition_and_finds_sparse_weights_sooner() -> None:
+    own = task("sparse", dims=12, points=20)
+    found = function_of(own)(200, torch.Generator().manual_seed(0))
+    errors = errors_of(found, own)
+    assert float(errors["lasso"][:, 8].mean()) < 0.5 * float(errors["least_squares"][:, 8].mean())
+    nearest, averaging = (float(errors[name].mean()) for name in ("nearest", "averaging"))
+    assert float(errors["lasso"].mean()) < min(nearest, averaging)
+
+
+def test_prompts_are_stored_reproducibly_and_training_ones_are_not(
+    xtool: Run, tmp_path: Path
+) -> None:
+    small = ["--dims", 3, "--points", 5, "--dev-size", 8, "--test-size", 8]
+    for name in ("a.st", "b.st"):
+        assert xtool("prepare", "regression", *small, "-o", name).code == 0
+    assert (tmp_path / "a.st").read_bytes() == (tmp_path / "b.st").read_bytes()
+    _, tensors = load(tmp_path / "a.st")
+    assert tensors["dev.inputs"].shape == (8, 10, 3)
+    assert not any(name.startswith("train") for name in tensors)
+    x, y = tensors["dev.inputs"][:, ::2], tensors["dev.targets"]
+    values = tensors["dev.inputs"][:, 1::2]
+    assert torch.equal(values[..., 0], y)
+    assert not values[..., 1:].any()
+    assert x.shape == (8, 5, 3)
+    args = ["train", "a.st", "--d-model", 8, "--n-heads", 1, "--n-layers", 1, "--threads", 1]
+    args += ["--steps", 4, "--batch-size", 4]
+    assert xtool(*args, "-o", "m.st").code == 0
+    assert xtool(*args, "-o", "n.st").code == 0
+    assert (tmp_path / "m.st").read_bytes() == (tmp_path / "n.st").read_bytes()
+    assert xtool(*args, "--replicas", 2, "-o", "two.st").code == 0
+    assert xtool("slice", "two.st", "--replica", 0, "-o", "first.st").code == 0
+    one, first = (load(tmp_path / f"{name}.st")[1] for name in ("m", "first"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(first[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_of_numbers_is_a_function_too(xtool: Run, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 2, generator=generator)
+    y = 3 * x[:, 0] - x[:, 1] + 5
+    lines = [
+        ",".join(f"{v:.6f}" for v in (*a, b)) for a, b in zip(x.tolist(), y.tolist(), strict=True)
+    ]
+    (tmp_path / "my.csv").write_text("\n".join(["wide,high,price", *lines]) + "\n")
+    done = xtool("prepare", "regression", "my.csv", "--points", 8, "--dev-size", 20, "-o", "t.st")
+    assert done.code == 0, done.err
+    header, tensors = load(tmp_path / "t.st")
+    assert header.task["scaling"]["columns"] == ["wide", "high", "price"]
+    assert tensors["train.rows"].shape == (240, 3)
+    assert float(tensors["dev.extra.least_squares"][:, 4:].mean()) < 1e-6
+    train = ["--d-model", 8, "--n-heads", 1, "--n-layers", 1, "--steps", 2, "-o", "m.st"]
+    assert xtool("train", "t.st", *train).code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n3,x\n", "row 3, `b` is 'x', not a finite number"),
+        ("1,2\n3,\n", "row 2, `column 2` is empty"),
+        ("1,2\n3,4,5\n", "row 2 has 3 columns, the first one 2"),
+        ("1,2\n1,3\n", "all values of `column 1` are equal"),
+        ("1,2\n3,nan\n", "`column 2` is 'nan'"),
+        ("1,2\n3,4\n", "need 310: dev and test are a tenth each"),
+        ("1\n2\n", "2 rows of 1 columns"),
+    ],
+)
+def test_tables_that_cannot_be_read(text: str, message: str, xtool: Run, tmp_path: Path) -> None:
+    (tmp_path / "my.csv").write_text(text)
+    done = xtool("prepare", "regression", "my.csv", "-o", "t.st")
+    assert (done.code, message in done.err) == (1, True), done
+    assert not (tmp_path / "t.st").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--dims", 0], "`--dims` is 0"),
+        (["--nonzero", 99], "it must be 1 to `--dims` (10)"),
+        (["--noise", -1], "`--noise` is -1.0"),
+        (["--dev-size", 0], "`--dev-size` is 0"),
+    ],
+)
+def test_sizes_that_cannot_be(args: list[Any], message: str, xtool: Run) -> None:
+    done = xtool("prepare", "regression", *args, "-o", "t.st")
+    assert (done.code, message in done.err) == (2, True), done

@@ -1,0 +1,249 @@
+"""A looped transformer: a few blocks applied again and again to their own output.
+
+z_0 = 0 and z_{t+1} = norm(blocks(z_t + e)), with e the embedded input and its positions, given to
+every loop (Yang et al., 2023, arXiv:2311.12424; Giannou et al., 2023, arXiv:2301.13196). The head
+scores every z. Training takes the mean loss of the last `loss_loops` loops; those before them leave
+no activations and no gradient. With one loop it is the `gpt` of the same tensors.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor, nn
+
+from xtool.archs import Architecture
+from xtool.archs.gpt import ENTRY as GPT
+from xtool.archs.gpt import Gpt
+from xtool.errors import UsageError
+from xtool.layers.linear import Linear
+from xtool.tasks import Shape
+
+LIKE = "gpt"
+OPTIONS = [
+    ("n_layers", "int", 1, "blocks of a loop"),
+    ("n_loops", "int", 12, "loops"),
+    ("loops_from", "int", None, "fewest loops in training, see `loops_by`; n_loops unless given"),
+    ("loops_by", "ramp|random", "ramp", "from the fewest to n_loops: in turn, or drawn each step"),
+    ("loops_every", "int", 500, "steps after which a ramp adds a loop"),
+    ("loss_loops", "int", None, "last loops that the loss is of; all unless given"),
+    ("injection", "add|scaled|gated|concat", "add", "how the input joins the state in a loop"),
+    ("loop_norm", "bool", True, "norm the state after every loop, not only before the head"),
+]
+TASK = "regression"
+CACHED = False
+TUNABLE = ["n_loops", "loops_from", "loops_by", "loops_every", "loss_loops"]
+AXES = {
+    "inject.scale": ("=1",),
+    "inject.state.weight": ("d_model", "<d_model"),
+    "inject.input.weight": ("d_model", "<d_model"),
+    "inject.input.bias": ("d_model",),
+}
+INEXACT = [
+    (
+        "d_model",
+        ["method=pad", "norm=layernorm", "loop_norm=true"],
+        "the norm after each loop does not leave the new units at the old ones' mean",
+    ),
+    (
+        "d_model",
+        ["method=clone", "tied_head=true", "loop_norm=true"],
+        "a tied head is scaled by the norm before it, which the loops go through too",
+    ),
+    (
+        "d_model",
+        ["method=split", "tied_head=true", "loop_norm=true"],
+        "a tied head is scaled by the norm before it, which the loops go through too",
+    ),
+]
+MAX_LOOPS = 1 << 16
+PRESETS = {
+    # The released runs of Leiay/looped_transformer (2023), and the grid of the follow-up study.
+    "yang-linear": {
+        "d_model": 256,
+        "n_heads": 8,
+        "bias": "all",
+        "n_loops": 20,
+        "loss_loops": 15,
+        "loops_from": 15,
+        "batch_size": 64,
+        "lr": 1e-4,
+    },
+    "yang-sparse": {
+        "d_model": 256,
+        "n_heads": 8,
+        "bias": "all",
+        "n_loops": 20,
+        "loss_loops": 10,
+        "loops_from": 10,
+        "batch_size": 64,
+        "lr": 1e-4,
+    },
+    "yang-tree": {
+        "d_model": 256,
+        "n_heads": 8,
+        "bias": "all",
+        "n_loops": 70,
+        "loss_loops": 15,
+        "loops_from": 15,
+        "batch_size": 64,
+        "lr": 1e-4,
+    },
+    "yang-relu": {
+        "d_model": 256,
+        "n_heads": 8,
+        "bias": "all",
+        "n_loops": 12,
+        "loss_loops": 5,
+        "loops_from": 5,
+        "batch_size": 64,
+        "lr": 1e-4,
+    },
+    "seed-d10": {
+        "d_model": 256,
+        "n_heads": 4,
+        "bias": "all",
+        "n_loops": 20,
+        "loss_loops": 10,
+        "batch_size": 64,
+        "steps": 20000,
+        "lr": 1e-4,
+    },
+}
+
+
+class Inject(nn.Module):
+    """The state and the input of a loop, (B, T, D) each, to what its blocks read."""
+
+    def __init__(self, c: SimpleNamespace) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(1)) if c.injection == "scaled" else None
+        self.state: Linear | None = None
+        self.input: Linear | None = None
+        self.gated = c.injection == "gated"
+        if c.injection in ("gated", "concat"):
+            self.state = Linear(c.d_model, c.d_model)
+            self.input = Linear(c.d_model, c.d_model, bias=True)
+
+    def forward(self, z: Float[Tensor, "B T D"], e: Float[Tensor, "B T D"]) -> Tensor:
+        """Add the input, as it is, scaled, or gated; or map both linearly."""
+        if self.state is not None and self.input is not None:
+            both: Tensor = self.state(z) + self.input(e)
+            return z + torch.sigmoid(both) * e if self.gated else both
+        return z + (e if self.scale is None else self.scale * e)
+
+
+class Looped(Gpt):
+    """The model; see the module.
+
+    Attributes:
+        loops: how many to run unless told otherwise.
+        step: of the training run, which a ramp follows.
+    """
+
+    def __init__(self, c: SimpleNamespace) -> None:
+        super().__init__(c)
+        self.inject = Inject(c)
+        self.loops, self.fewest = c.n_loops, c.loops_from
+        self.by, self.every, self.last = c.loops_by, c.loops_every, c.loss_loops
+        self.loop_norm, self.d_model = c.loop_norm, c.d_model
+        self.step = 0
+
+    def stages(self) -> Sequence[tuple[str, nn.Module]]:
+        """All at once: every loop needs the input again."""
+        return [("", self)]
+
+    def forward(self, inputs: Num[Tensor, "B T *d"]) -> Float[Tensor, "*S B T C"]:
+        """Logits after the last loop; in training those of the loops that the loss is of."""
+        if not self.training:
+            *_, last = self.states(self.embed(inputs), self.loops)
+            return self._scored(last)
+        loops = self.trained_loops()
+        e, z = self.embed(inputs), None
+        silent = loops - min(self.last, loops)
+        with torch.no_grad():
+            for state in self.states(e, silent):
+                z = state
+        found = list(self.states(e, loops - silent, z))
+        return self._scored(torch.stack(found))
+
+    def every_loop(
+        self, inputs: Num[Tensor, "B T *d"], loops: int
+    ) -> Iterator[Float[Tensor, "B T C"]]:
+        """The logits after each of so many loops, in one pass."""
+        for z in self.states(self.embed(inputs), loops):
+            yield self._scored(z)
+
+    def states(
+        self, e: Float[Tensor, "B T D"], loops: int, z: Float[Tensor, "B T D"] | None = None
+    ) -> Iterator[Float[Tensor, "B T D"]]:
+        """The state after each loop, from z, or from 0."""
+        z = torch.zeros_like(e) if z is None else z
+        for _ in range(loops):
+            x = self.inject(z, e)
+            for block in self.blocks:
+                x = block(x)
+            x = x[..., : self.d_model]
+            z = self.head.norm(x) if self.loop_norm else x
+            yield z
+
+    def at_step(self, step: int) -> None:
+        """Where a ramp of loops stands."""
+        self.step = step
+
+    def trained_loops(self) -> int:
+        """How many loops this step of training has."""
+        if self.fewest == self.loops:
+            return int(self.loops)
+        if self.by == "random":
+            return int(torch.randint(self.fewest, self.loops + 1, ()))
+        return int(min(self.loops, self.fewest + self.step // self.every))
+
+    def _scored(self, z: Float[Tensor, "*S B T D"]) -> Float[Tensor, "*S B T C"]:
+        return self.head.scored(z if self.loop_norm else self.head.norm(z))
+
+
+class _Entry:
+    def configure(self, dials: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+        c = GPT.configure(dials, shape)
+        if not 1 <= c["n_loops"] <= MAX_LOOPS:
+            raise UsageError(f"`n_loops` is {c['n_loops']}, it must be 1 to {MAX_LOOPS}")
+        for name in ("loops_from", "loss_loops"):
+            c[name] = c["n_loops"] if c[name] is None else c[name]
+        if not 1 <= c["loops_from"] <= c["n_loops"]:
+            raise UsageError(
+                f"`loops_from` is {c['loops_from']}, it must be 1 to `n_loops` ({c['n_loops']})"
+            )
+        for name in ("loss_loops", "loops_every"):
+            if c[name] < 1:
+                raise UsageError(f"`{name}` is {c[name]}, it must be at least 1")
+        return c
+
+    def build(self, config: Mapping[str, Any]) -> nn.Module:
+        return Looped(SimpleNamespace(**config))
+
+    def flops(self, config: Mapping[str, Any]) -> int:
+        """Of the loops, and of the head once."""
+        loop, rest = self._parts(config)
+        return int(config["n_loops"] * loop + rest)
+
+    def training_flops(self, config: Mapping[str, Any]) -> int:
+        """Every loop forward, those of the loss and their heads backward too; of all loops."""
+        loop, rest = self._parts(config)
+        loops = config["n_loops"]
+        last = min(config["loss_loops"], loops)
+        read = 2 * config["context"] * config["d_model"] * (config.get("d_input") or 0)
+        # The input needs no gradient of its own: the map that reads it has two products, not three.
+        return int((loops + 2 * last) * loop + 3 * last * (rest - read) + 2 * read)
+
+    def _parts(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """Of one loop, and of what is outside them."""
+        rest = GPT.flops({**config, "n_layers": 0})
+        inject = 4 * config["context"] * config["d_model"] ** 2
+        inject *= config["injection"] in ("gated", "concat")
+        return GPT.flops(config) - rest + inject, rest
+
+
+ENTRY: Architecture = _Entry()

@@ -1,0 +1,235 @@
+"""In-context regression: read pairs (x, f(x)) of an unknown function f and predict its next value.
+
+A prompt is x_1, y_1, ..., x_n, y_n, each a vector of `dims` numbers, y in the first one of its own;
+at x_k a model predicts y_k from the k - 1 pairs before it (Garg et al., 2022, arXiv:2208.01066, as
+trained by Yang et al., 2023, arXiv:2311.12424). Prompts to train on are drawn anew at every step,
+on the device and in bulk; those to evaluate on are stored, with the squared error that each exact
+method makes on them. A CSV file of numbers, the last column to be predicted, is a function too: a
+prompt is some of its rows.
+
+Errors are squared and divided by the variance of f, so predicting 0 has error 1.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from xtool.corpora import Text
+from xtool.dataset import Drawn, Split
+from xtool.errors import UsageError, XtoolError
+from xtool.header import Header
+from xtool.seeds import derive
+from xtool.tasks import Prepared, Shape, Task
+from xtool.tasks._functions import Prompts, function_of, variance_of
+from xtool.tasks._solvers import errors_of
+from xtool.tokenizers import Tokenizer
+
+OPTIONS = [
+    ("function", "linear|sparse|tree|relu", "linear", "what the points of a prompt lie on"),
+    ("dims", "int", 10, "numbers a point"),
+    ("points", "int", 31, "points a prompt"),
+    ("noise", "float", 0.0, "standard deviation of what is added to each value"),
+    ("nonzero", "int", 3, "dims that `sparse` reads"),
+    ("depth", "int", 4, "of a `tree`"),
+    ("hidden", "int", 100, "width of the two-layer network `relu`"),
+    ("epoch_size", "int", 64000, "prompts that count as an epoch; they are drawn, not stored"),
+    ("dev_size", "int", 1280, "prompts to choose by"),
+    ("test_size", "int", 1280, "prompts to report on"),
+]
+CORPUS = "drawn"
+DEFAULTS = {"epochs": 1, "lr": 1e-4, "schedule": "constant", "weight_decay": 0.0, "beta2": 0.999}
+MOST = {"dims": 4096, "points": 4096, "depth": 12, "hidden": 1 << 16}
+OWN = ("function", "dims", "points", "noise", "nonzero", "depth", "hidden")
+
+
+class Regression:
+    """The task; see the module.
+
+    Args:
+        variance: of the function's values.
+    """
+
+    metrics: tuple[str, ...] = ("squared_error", "loss")
+
+    def __init__(self, variance: float = 1.0) -> None:
+        self.variance = variance
+
+    def of(self, header: Header) -> "Regression":
+        """The task of a file, whose errors are over the variance of its function."""
+        return Regression(variance_of(header.task))
+
+    def prepare(
+        self, text: Text, dials: Mapping[str, Any], seed: int, tokenizer: Tokenizer | None = None
+    ) -> Prepared:
+        """Prompts to evaluate on, and what the others are drawn from.
+
+        Raises:
+            UsageError: a size outside its range, or a tokenizer.
+            XtoolError: a CSV file with text, gaps, or too few rows.
+        """
+        if tokenizer is not None:
+            raise UsageError("`regression` reads numbers, `--tokenizer-from` is for text")
+        _check(dials)
+        task = {name: dials[name] for name in OWN} | {"name": "regression"}
+        task["sizes"] = {name: dials[f"{name}_size"] for name in ("epoch", "dev", "test")}
+        rows: dict[str, Tensor | None] = dict.fromkeys(("train", "dev", "test"))
+        if text.text:
+            table, task["scaling"] = _table(text)
+            task |= {"function": "rows", "dims": table.shape[1] - 1}
+            rows = dict(zip(rows, _parts(table, dials["points"], text.name, seed), strict=True))
+        splits: dict[str, Split | Tensor] = {
+            "train": Drawn.of(task["sizes"]["epoch"], rows["train"])
+        }
+        for name in ("dev", "test"):
+            generator = torch.Generator().manual_seed(derive(seed, "prompts", name))
+            found = function_of(task, rows[name])(task["sizes"][name], generator)
+            inputs, targets = tokens(found)
+            splits[name] = Split(inputs, targets, extra=errors_of(found, task))
+        return Prepared(task, {}, splits)
+
+    def prepare_lines(self, files: Mapping[str, Text], dials: Mapping[str, Any]) -> Prepared:
+        """There are none."""
+        raise UsageError("`regression` has no ready examples", "give a CSV file as the corpus")
+
+    def shape(self, header: Header) -> Shape:
+        """Vectors in, two positions a point, one number out."""
+        dims, points = header.task.get("dims"), header.task.get("points")
+        if type(dims) is not int or type(points) is not int:
+            raise XtoolError("the header's regression task lacks its dims or points")
+        return Shape(None, 2 * points, 1, dims)
+
+    def draw(
+        self, header: Header, rows: Tensor | None, count: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "B T d"], Float[Tensor, "B n"]]:
+        """Prompts to train on, on the generator's device."""
+        return tokens(function_of(header.task, rows)(count, generator))
+
+    def loss(
+        self, logits: Float[Tensor, "B T 1"], targets: Float[Tensor, "B n"]
+    ) -> Float[Tensor, "B n"]:
+        """The squared error at each point, (B, T, 1) and (B, n) -> (B, n)."""
+        return (logits[:, ::2, 0] - targets) ** 2
+
+    def score(
+        self, logits: Float[Tensor, "B T 1"], targets: Float[Tensor, "B n"]
+    ) -> dict[str, Float64[Tensor, " B"]]:
+        """The mean squared error of each prompt over the function's variance, and as it is."""
+        error = self.loss(logits, targets).cpu().double().mean(1)
+        return {"squared_error": error / self.variance, "loss": error}
+
+    def by_examples(
+        self, logits: Float[Tensor, "B T 1"], targets: Float[Tensor, "B n"]
+    ) -> dict[str, Float64[Tensor, "B n"]]:
+        """The squared error after 0, 1, ... pairs, over the function's variance."""
+        return {"squared_error": self.loss(logits, targets).cpu().double() / self.variance}
+
+    def baselines(self, train: Split, split: Split) -> dict[str, Float64[Tensor, " N"]]:
+        """The mean squared error of each exact method that the file holds."""
+        return {name: found.double().mean(1) for name, found in split.extra.items()}
+
+    def show(
+        self, header: Header, inputs: Tensor, targets: Tensor, predictions: Tensor | None
+    ) -> list[str]:
+        """Each prompt as the values of its points."""
+        return [" ".join(f"{value:.3g}" for value in row.tolist()) for row in targets]
+
+
+def tokens(found: Prompts) -> tuple[Float[Tensor, "B T d"], Float[Tensor, "B n"]]:
+    """Points and values in turn, as vectors; and the values."""
+    x, y = found
+    values = torch.zeros_like(x)
+    values[..., 0] = y
+    return torch.stack([x, values], 2).flatten(1, 2), y  # (B, 2n, d)
+
+
+def _check(dials: Mapping[str, Any]) -> None:
+    for name, most in MOST.items():
+        if not 1 <= dials[name] <= most:
+            raise UsageError(f"`--{name}` is {dials[name]}, it must be 1 to {most}")
+    if not 1 <= dials["nonzero"] <= dials["dims"]:
+        raise UsageError(
+            f"`--nonzero` is {dials['nonzero']}, it must be 1 to `--dims` ({dials['dims']})"
+        )
+    if dials["noise"] < 0:
+        raise UsageError(f"`--noise` is {dials['noise']}, it must be 0 or more")
+    for name in ("epoch_size", "dev_size", "test_size"):
+        if dials[name] < 1:
+            flag = name.replace("_", "-")
+            raise UsageError(f"`--{flag}` is {dials[name]}, it must be at least 1")
+
+
+def _table(text: Text) -> tuple[Float[Tensor, "N c"], dict[str, Any]]:
+    """The numbers of a CSV file, each column with mean 0 and variance 1; and what made it so.
+
+    Raises:
+        XtoolError: text, a gap, or a row of another length; row and column are named.
+    """
+    lines = list(csv.reader(io.StringIO(text.text)))
+    names = [f"column {place}" for place in range(1, len(lines[0]) + 1)]
+    first = 0
+    if lines and not any(_number(cell) is not None for cell in lines[0]):
+        names, first = lines[0], 1
+    rows = []
+    for number, line in enumerate(lines[first:], first + 1):
+        if not line:
+            continue
+        if len(line) != len(names):
+            raise XtoolError(
+                f"{text.name}: row {number} has {len(line)} columns, the first one {len(names)}"
+            )
+        values = [_number(cell) for cell in line]
+        if None in values:
+            place = values.index(None)
+            what = repr(line[place]) if line[place].strip() else "empty"
+            raise XtoolError(
+                f"{text.name}: row {number}, `{names[place]}` is {what}, not a finite number",
+                "remove the row or the column",
+            )
+        rows.append(values)
+    if len(names) < 2 or len(rows) < 2:
+        raise XtoolError(f"{text.name}: {len(rows)} rows of {len(names)} columns, 2 are needed")
+    table = torch.tensor(rows, dtype=torch.float64)
+    mean, spread = table.mean(0), table.std(0)
+    if not bool((spread > 0).all()):
+        place = int((spread <= 0).nonzero()[0])
+        raise XtoolError(
+            f"{text.name}: all values of `{names[place]}` are equal", "remove the column"
+        )
+    scaling = {"columns": names, "mean": mean.tolist(), "sd": spread.tolist()}
+    return ((table - mean) / spread).float(), scaling
+
+
+def _number(cell: str) -> float | None:
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _parts(table: Tensor, points: int, where: str, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows of train, dev and test: 80, 10 and 10 of 100, in random order.
+
+    Raises:
+        XtoolError: dev or test has fewer rows than a prompt has points.
+    """
+    generator = torch.Generator().manual_seed(derive(seed, "rows"))
+    table = table[torch.randperm(len(table), generator=generator)]
+    tenth = len(table) // 10
+    if tenth < points:
+        raise XtoolError(
+            f"{where}: {len(table)} rows, prompts of {points} `points` need {10 * points}: dev "
+            "and test are a tenth each",
+            "lower `--points`",
+        )
+    train, dev, test = torch.split(table, [len(table) - 2 * tenth, tenth, tenth])
+    return train, dev, test
+
+
+ENTRY: Task = Regression()
