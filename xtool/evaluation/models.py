@@ -13,7 +13,8 @@ from xtool.averages import BASELINES
 from xtool.config import check_model
 from xtool.dataset import Dataset, Drawn, find_data
 from xtool.errors import UsageError, XtoolError
-from xtool.evaluation.score import Detail, columns_of_model, details, score_rows, scores
+from xtool.evaluation.details import Detail, details
+from xtool.evaluation.score import columns_of_model, score_rows, scores
 from xtool.evaluation.trace import trace, trace_rows
 from xtool.header import Header
 from xtool.inputs import decode, read_bytes
@@ -100,7 +101,10 @@ class Evaluator:
         for split, metrics in found.items():
             out += score_rows(metrics, split=split, **base)
             for columns, cell in detailed.get(split, []):
-                out += score_rows(cell, split=split, **columns, **base)
+                own = base
+                if "label" in columns:  # an exact method's, the same beside every model
+                    own = {name: base[name] for name in ("task", "data")}
+                out += score_rows(cell, split=split, **columns, **own)
             out += trace_rows(traces.get(split, []), self.trace == "maps", split=split, **base)
             if other and against:
                 name = other.header.training.get("label") or against.name.removesuffix(".st")

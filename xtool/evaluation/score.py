@@ -1,21 +1,19 @@
 """Scores of a model on a split, example by example, and the rows that they make."""
 
 import math
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float64, Integer
 from torch import Tensor, nn
 
-from xtool.archs import Loops
 from xtool.averages import bounded
 from xtool.dataset import Split
-from xtool.errors import Diverged, UsageError
+from xtool.errors import Diverged
 from xtool.header import Header
 from xtool.intervals import estimate
 from xtool.rows import Row, row
-from xtool.tasks import ByExamples, Task
+from xtool.tasks import Task
 
 BATCH = 1024
 POSITIONS = 4096
@@ -53,72 +51,6 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
     for unit, each in split.units.items():
         found[f"bits_per_{unit}"] = found["loss"] / (math.log(2) * each)
     return found
-
-
-Detail = tuple[dict[str, int], dict[str, Float64[Tensor, " N"]]]
-
-
-@torch.inference_mode()
-def details(
-    model: nn.Module, task: Task, split: Split, loops: Sequence[int], by_examples: bool
-) -> list[Detail]:
-    """Scores after some loops, in one pass over the split, and by examples in the prompt.
-
-    Args:
-        model: a `Loops` model where loops are asked for.
-        task: what scores it.
-        split: the examples.
-        loops: after which to score; none scores the model as it is.
-        by_examples: whether to tell apart how many examples a prediction has read.
-
-    Returns:
-        columns, `loops` and `examples`, with each metric for each example of the split.
-
-    Raises:
-        UsageError: the model does not loop, or the task's prompts have no examples.
-    """
-    if loops and not isinstance(model, Loops):
-        raise UsageError("`--loops` is for a looped model", "`xtool train --arch looped`")
-    if by_examples and not isinstance(task, ByExamples):
-        raise UsageError("`--by-examples` is for a task whose prompts hold examples")
-    device = next(model.parameters()).device
-    model.eval()
-    kept: dict[tuple[tuple[str, int], ...], dict[str, list[Tensor]]] = {}
-    size = together(split, BATCH)
-    for at in range(0, len(split), size):
-        inputs = split.inputs[at : at + size].to(device)  # (B, T)
-        targets = split.targets[at : at + size].to(device)  # (B, T)
-        for done, logits in _after(model, inputs, loops):
-            found: dict[str, Tensor] = {} if by_examples else task.score(logits, targets)
-            cells = {tuple(done.items()): found}
-            if by_examples and isinstance(task, ByExamples):
-                split_up = task.by_examples(logits, targets)
-                cells = {
-                    (*done.items(), ("examples", k)): {m: v[:, k] for m, v in split_up.items()}
-                    for k in range(next(iter(split_up.values())).shape[1])
-                }
-            for cell, metrics in cells.items():
-                for name, values in metrics.items():
-                    kept.setdefault(cell, {}).setdefault(name, []).append(values.cpu())
-    out = [(dict(c), {n: torch.cat(v) for n, v in found.items()}) for c, found in kept.items()]
-    if by_examples:
-        for k in range(max((one["examples"] for one, _ in out), default=-1) + 1):
-            solved = {name: errors[:, k].double() for name, errors in split.extra.items()}
-            out.append(({"examples": k}, solved))
-    return out
-
-
-def _after(
-    model: nn.Module, inputs: Tensor, loops: Sequence[int]
-) -> Iterator[tuple[dict[str, int], Tensor]]:
-    """The logits after each of some loops; those of the model as it is where none are named."""
-    if not loops or not isinstance(model, Loops):
-        yield {}, model(inputs)
-        return
-    wanted = set(loops)
-    for done, logits in enumerate(model.every_loop(inputs, max(loops)), 1):
-        if done in wanted:
-            yield {"loops": done}, logits
 
 
 def together(split: Split, most: int) -> int:
