@@ -1,13 +1,13 @@
 """What attention variants cost: time and memory of a step beside full causal attention.
 
     python benchmarks/attention.py train [--context 2048] [--rounds 3] [--steps 4]
-    python benchmarks/attention.py evaluate [--steps 300] [--text FILE]
+    python benchmarks/attention.py evaluate [--steps 60] [--penalties 0.1 1 10] [--text FILE]
     python benchmarks/attention.py scaling [--contexts 256 512 1024 2048 4096 8192]
 
-`train` times training steps of 4 layers, 4 heads, d_model 128, batch 2. `evaluate` trains a hard
-window with a penalty, then times evaluation beside a plain model of that shape and prints the part
-of the pairs that its windows keep and that its blocks compute. `scaling` fits the exponent of the
-context in seconds and in memory, also of attention alone. Every measurement is a process of its
+`train` times training steps of 4 layers, 4 heads, d_model 128, batch 2. `evaluate` trains hard
+windows, one for each penalty, times evaluation beside a plain model of that shape and prints the
+part of the pairs that its windows keep and that its blocks compute. `scaling` fits the exponent of
+the context in seconds and in memory, also of attention alone. Every measurement is a process of its
 own; the variants come in turn within a round, and ratios are taken inside it.
 """
 
@@ -176,19 +176,19 @@ def _exponent(points: list[tuple[int, float]]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def evaluate(steps: int, text: Path | None, context: int, rounds: int) -> None:
-    """Train a hard window, and time its evaluation beside a plain model's."""
+def evaluate(
+    steps: int, penalties: list[float], text: Path | None, context: int, rounds: int
+) -> None:
+    """Train hard windows, and time their evaluation beside a plain model's."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         dials = resolve(options("tasks", "language"), [])
         make_data(place / "data.st", "language", str(text or "builtin-large"), {}, dials, 0)
         data = open_data(place / "data.st")
         models = {}
-        for kind in (
-            FULL,
-            *({"attention": "hard-window", "window_penalty": p} for p in (0, 0.1, 1)),
-        ):
-            given = {**SHAPE, **{k: float(v) if k != "attention" else v for k, v in kind.items()}}
+        learned = [{"attention": "hard-window", "window_penalty": price} for price in penalties]
+        for kind in (FULL, *learned):
+            given = {**SHAPE, **kind}
             config = fresh_config(
                 "gpt",
                 resolve(model_options("gpt", str(kind["attention"])), [("", given)]),
@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--only", nargs="+", default=[], help="variants to compare with plain")
+    parser.add_argument("--penalties", type=float, nargs="+", default=[0.1, 1.0, 10.0])
     parser.add_argument("--text", type=Path)
     given = parser.parse_args()
     if given.what == "child":
@@ -256,7 +257,8 @@ def main() -> None:
     elif given.what == "scaling":
         scaling(given.contexts, given.rounds)
     else:
-        evaluate(given.steps or 300, given.text, given.context, 2 * given.rounds + 1)
+        rounds = 2 * given.rounds + 1
+        evaluate(given.steps or 60, given.penalties, given.text, given.context, rounds)
 
 
 if __name__ == "__main__":

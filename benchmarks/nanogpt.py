@@ -14,7 +14,6 @@ peak of a process.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ import time
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from statistics import median
+
+from _process import child, say
 
 SHAPES = {
     "small": {"n_layers": 4, "n_heads": 4, "d_model": 128, "context": 64, "batch_size": 12},
@@ -98,23 +99,6 @@ def ours(data: str, out: str, shape: str, steps: int, precision: str, route: str
     say(size * steps / found["tokens_per_second"], found["loss"])
 
 
-def say(seconds: float, loss: float) -> None:
-    """Print what a child found."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(
-        json.dumps([seconds, loss, peak * (1 if sys.platform == "darwin" else 1024)]),
-        file=sys.__stdout__,
-    )
-
-
-def run(*arguments: object) -> tuple[float, float, int]:
-    """A child's seconds, loss and peak memory in bytes."""
-    command = [sys.executable, __file__, "--child", *map(str, arguments)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    seconds, loss, peak = json.loads(done.stdout)
-    return seconds, loss, peak
-
-
 def compare(given: argparse.Namespace, shape: str, folder: Path) -> None:
     """Rounds of both trainers on one shape; prints a line a round and the medians."""
     steps = STEPS[shape]
@@ -130,7 +114,7 @@ def compare(given: argparse.Namespace, shape: str, folder: Path) -> None:
         found = {}
         for kind in order:
             more = (given.precision, given.route) if kind == "xtool" else (given.precision,)
-            found[kind] = run(*kinds[kind], *more)
+            found[kind] = child(__file__, *kinds[kind], *more)
         theirs, own = found["nanoGPT"], found["xtool"]
         ratios.append(theirs[0] / own[0])
         speeds = [tokens / one[0] for one in (theirs, own)]

@@ -43,7 +43,8 @@ def prepare(
         str | None,
         typer.Argument(
             help=(
-                "builtin, builtin-large, text8, shakespeare, a text file, or - for standard input."
+                "builtin, builtin-large, text8, shakespeare, a text file, or - for standard input; "
+                "for regression a CSV file, or nothing."
             ),
             autocompletion=completion(registry.names("corpora")),
         ),
