@@ -15,7 +15,7 @@ base=(--preset "${PRESET:-shakespeare-char-cpu}")
 counting=(--d-model 48 --n-layers 2 --n-heads 4 --epochs "${EPOCHS:-10}" --batch-size 16 --lr 1e-3)
 if [ "${1:-}" = --fast ]; then
     shift
-    seeds="0 1" steps=20 questions="text counting context" variants="plain window hard-window structure-mlp-post"
+    seeds="0 1" steps=20 questions="text counting context" variants="plain window hard-window head-gate structure-mlp-post"
     base+=(--d-model 16 --n-layers 1 --n-heads 4 --context 16)
     counting=(--d-model 16 --n-layers 1 --n-heads 4 --steps 20)
 fi
@@ -103,7 +103,7 @@ if [[ " $questions " == *" text "* ]]; then
         { echo; echo "## $metric"; echo; } | tee -a tables.md
         xtool evaluate traces.jsonl --where "metric=$metric" --pivot label layer --format markdown | tee -a tables.md
     done
-    xtool plot traces.jsonl --kind windows --where label=hard-window,span,soft-window --force -o windows.png > /dev/null || true
+    xtool plot traces.jsonl --kind windows --where label=hard-window,span,soft-window --force -o windows.png > /dev/null
     xtool plot traces.jsonl --kind windows --y look_back --where label=plain,hard-window,window --force -o look-back.png > /dev/null
     xtool plot traces.jsonl --kind heads --where label=head-gate --force -o head-gates.png > /dev/null
     first=${seeds%% *}

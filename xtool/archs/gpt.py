@@ -113,6 +113,24 @@ PRESETS = {
         "clip": 1.0,
         "eval_every": 250,
     },
+    # What the looped models of the same name stand beside.
+    "yang-12": {
+        "d_model": 256,
+        "n_layers": 12,
+        "n_heads": 8,
+        "bias": "all",
+        "batch_size": 64,
+        "lr": 1e-4,
+    },
+    "seed-d10-12": {
+        "d_model": 256,
+        "n_layers": 12,
+        "n_heads": 4,
+        "bias": "all",
+        "batch_size": 64,
+        "steps": 20000,
+        "lr": 1e-4,
+    },
     # A character model of 2023 whose attention had three faults; these dials, without them.
     "chargpt": {
         "d_model": 384,
