@@ -1,9 +1,10 @@
 """Architectures: one file each, composed from layers by configuration."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Num
@@ -72,14 +73,53 @@ class Stepped(Protocol):
         """The next batch is that of this step, counted over the lineage."""
 
 
+@dataclass(frozen=True)
+class Between:
+    """What is done to a looped model between its loops, to see what these need.
+
+    Attributes:
+        mask: `state` or `input`: which of them is set to 0 at positions that are not kept.
+        keep: `first` or `last`: at which end of the positions those are that are kept.
+        kept: how many.
+        noise: standard deviation of what is added to the state before each loop but the first.
+    """
+
+    mask: str | None = None
+    keep: str = "first"
+    kept: int = 0
+    noise: float = 0.0
+
+    def at(self, what: str, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """A state or an input with the positions that are not kept set to 0."""
+        if what != self.mask:
+            return x
+        places = torch.arange(x.shape[1], device=x.device)  # (T,)
+        first, stop = self.kept, x.shape[1] - self.kept
+        there = places < first if self.keep == "first" else places >= stop
+        return torch.where(there[:, None], x, 0.0)
+
+
+class After(NamedTuple):
+    """What a looped model has after a loop."""
+
+    logits: Float[Tensor, "B T C"]
+    state: Float[Tensor, "B T D"]
+
+
 @runtime_checkable
 class Loops(Protocol):
-    """A model that has an answer after every loop."""
+    """A model that has an answer after every loop.
+
+    Attributes:
+        loops: how many it runs unless told otherwise.
+    """
+
+    loops: int
 
     def every_loop(
-        self, inputs: Num[Tensor, "B T *d"], loops: int
-    ) -> Iterator[Float[Tensor, "B T C"]]:
-        """The logits after each of so many loops, in one pass."""
+        self, inputs: Num[Tensor, "B T *d"], loops: int, between: Between | None = None
+    ) -> Iterator[After]:
+        """The logits and the state after each of so many loops, in one pass."""
 
 
 @runtime_checkable

@@ -3,7 +3,8 @@
 z_0 = 0 and z_{t+1} = norm(blocks(z_t + e)), with e the embedded input and its positions, given to
 every loop (Yang et al., 2023, arXiv:2311.12424; Giannou et al., 2023, arXiv:2301.13196). The head
 scores every z. Training takes the mean loss of the last `loss_loops` loops; those before them leave
-no activations and no gradient. With one loop it is the `gpt` of the same tensors.
+no activations and no gradient. With one loop it is the `gpt` of the same tensors; so it is with the
+injection `none`, where z_0 = e, blocks that are `untied` and no `loop_norm`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from xtool.archs import Architecture
+from xtool.archs import After, Architecture, Between
 from xtool.archs.gpt import ENTRY as GPT
 from xtool.archs.gpt import Gpt
 from xtool.errors import UsageError
@@ -29,12 +30,15 @@ OPTIONS = [
     ("loops_by", "ramp|random", "ramp", "from the fewest to n_loops: in turn, or drawn each step"),
     ("loops_every", "int", 500, "steps after which a ramp adds a loop"),
     ("loss_loops", "int", None, "last loops that the loss is of; all unless given"),
-    ("injection", "add|scaled|gated|concat", "add", "how the input joins the state in a loop"),
+    ("injection", "add|scaled|gated|concat|none", "add", "how the input joins the state in a loop"),
     ("loop_norm", "bool", True, "norm the state after every loop, not only before the head"),
+    ("untied", "bool", False, "each loop has blocks of its own, a part of n_layers"),
+    ("state_noise", "float", 0.0, "standard deviation of noise on the state in training"),
 ]
 TASK = "regression"
 CACHED = False
-TUNABLE = ["n_loops", "loops_from", "loops_by", "loops_every", "loss_loops"]
+TUNABLE = ["n_loops", "loops_from", "loops_by", "loops_every", "loss_loops", "state_noise"]
+LATER = ["untied", "state_noise"]
 AXES = {
     "inject.scale": ("=1",),
     "inject.state.weight": ("d_model", "<d_model"),
@@ -42,6 +46,11 @@ AXES = {
     "inject.input.bias": ("d_model",),
 }
 INEXACT = [
+    (
+        "n_layers",
+        ["untied=true"],
+        "blocks after the last would be one loop's alone, and another's place",
+    ),
     (
         "d_model",
         ["method=pad", "norm=layernorm", "loop_norm=true"],
@@ -122,13 +131,15 @@ class Inject(nn.Module):
         self.scale = nn.Parameter(torch.empty(1)) if c.injection == "scaled" else None
         self.state: Linear | None = None
         self.input: Linear | None = None
-        self.gated = c.injection == "gated"
+        self.gated, self.nothing = c.injection == "gated", c.injection == "none"
         if c.injection in ("gated", "concat"):
             self.state = Linear(c.d_model, c.d_model)
             self.input = Linear(c.d_model, c.d_model, bias=True)
 
     def forward(self, z: Float[Tensor, "B T D"], e: Float[Tensor, "B T D"]) -> Tensor:
-        """Add the input, as it is, scaled, or gated; or map both linearly."""
+        """Add the input, as it is, scaled, or gated; or map both linearly; or leave it out."""
+        if self.nothing:
+            return z
         if self.state is not None and self.input is not None:
             both: Tensor = self.state(z) + self.input(e)
             return z + torch.sigmoid(both) * e if self.gated else both
@@ -149,6 +160,8 @@ class Looped(Gpt):
         self.loops, self.fewest = c.n_loops, c.loops_from
         self.by, self.every, self.last = c.loops_by, c.loops_every, c.loss_loops
         self.loop_norm, self.d_model = c.loop_norm, c.d_model
+        self.each = c.n_layers // c.n_loops if getattr(c, "untied", False) else c.n_layers
+        self.noise = float(getattr(c, "state_noise", 0.0))
         self.step = 0
 
     def stages(self) -> Sequence[tuple[str, nn.Module]]:
@@ -166,28 +179,47 @@ class Looped(Gpt):
         with torch.no_grad():
             for state in self.states(e, silent):
                 z = state
-        found = list(self.states(e, loops - silent, z))
+        found = list(self.states(e, loops, z, first=silent))
         return self._scored(torch.stack(found))
 
     def every_loop(
-        self, inputs: Num[Tensor, "B T *d"], loops: int
-    ) -> Iterator[Float[Tensor, "B T C"]]:
-        """The logits after each of so many loops, in one pass."""
-        for z in self.states(self.embed(inputs), loops):
-            yield self._scored(z)
+        self, inputs: Num[Tensor, "B T *d"], loops: int, between: Between | None = None
+    ) -> Iterator[After]:
+        """The logits and the state after each of so many loops, in one pass."""
+        for z in self.states(self.embed(inputs), loops, between=between):
+            yield After(self._scored(z), z)
 
     def states(
-        self, e: Float[Tensor, "B T D"], loops: int, z: Float[Tensor, "B T D"] | None = None
+        self,
+        e: Float[Tensor, "B T D"],
+        loops: int,
+        z: Float[Tensor, "B T D"] | None = None,
+        first: int = 0,
+        between: Between | None = None,
     ) -> Iterator[Float[Tensor, "B T D"]]:
-        """The state after each loop, from z, or from 0."""
-        z = torch.zeros_like(e) if z is None else z
-        for _ in range(loops):
+        """The state after each loop from `first` on, from z, or from the start."""
+        if between:
+            e = between.at("input", e)
+        if z is None:
+            z = e if self.inject.nothing else torch.zeros_like(e)
+        noise = between.noise if between else self.noise * self.training
+        drawn = torch.Generator(e.device).manual_seed(0) if between else None
+        for loop in range(first, loops):
+            if loop and noise:
+                z = z + noise * _normal(z, drawn)
+            if between:
+                z = between.at("state", z)
             x = self.inject(z, e)
-            for block in self.blocks:
+            for block in self.blocks_of(loop):
                 x = block(x)
             x = x[..., : self.d_model]
             z = self.head.norm(x) if self.loop_norm else x
             yield z
+
+    def blocks_of(self, loop: int) -> Iterator[nn.Module]:
+        """The blocks of a loop; untied ones begin again after the last."""
+        count = len(self.blocks)
+        return (self.blocks[(loop * self.each + i) % count] for i in range(self.each))
 
     def at_step(self, step: int) -> None:
         """Where a ramp of loops stands."""
@@ -205,6 +237,13 @@ class Looped(Gpt):
         return self.head.scored(z if self.loop_norm else self.head.norm(z))
 
 
+def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """N(0, 1) in the shape of a tensor; without a generator each replica draws its own."""
+    if generator is None:
+        return torch.randn_like(like)
+    return torch.empty_like(like).normal_(generator=generator)
+
+
 class _Entry:
     def configure(self, dials: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         c = GPT.configure(dials, shape)
@@ -216,6 +255,13 @@ class _Entry:
             raise UsageError(
                 f"`loops_from` is {c['loops_from']}, it must be 1 to `n_loops` ({c['n_loops']})"
             )
+        if c.get("untied") and c["n_layers"] % c["n_loops"]:
+            raise UsageError(
+                f"`n_layers` ({c['n_layers']}) must be divisible by `n_loops` ({c['n_loops']}): "
+                "untied loops have as many blocks each"
+            )
+        if c.get("state_noise", 0.0) < 0:
+            raise UsageError(f"`state_noise` is {c['state_noise']}, it must be 0 or more")
         for name in ("loss_loops", "loops_every"):
             if c[name] < 1:
                 raise UsageError(f"`{name}` is {c[name]}, it must be at least 1")
@@ -243,7 +289,10 @@ class _Entry:
         rest = GPT.flops({**config, "n_layers": 0})
         inject = 4 * config["context"] * config["d_model"] ** 2
         inject *= config["injection"] in ("gated", "concat")
-        return GPT.flops(config) - rest + inject, rest
+        blocks = GPT.flops(config) - rest
+        if config.get("untied"):
+            blocks //= config["n_loops"]
+        return blocks + inject, rest
 
 
 ENTRY: Architecture = _Entry()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,8 +21,14 @@ from xtool.commands._ui import (
 )
 from xtool.rows import FORMATS
 
+if TYPE_CHECKING:
+    from xtool.archs import Between
+
 TRACES = ("heads", "maps")
+MASKS = ("state", "input")
+ENDS = ("first", "last")
 MOST_LOOPS = 100_000
+MOST_NOISE = 1e6
 
 
 def evaluate(
@@ -80,6 +86,43 @@ def evaluate(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    residual: Annotated[
+        bool,
+        typer.Option(
+            "--residual",
+            help="Also how far state and output of a looped model move in each loop.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    exits: Annotated[
+        str | None,
+        typer.Option(
+            help="Also score where each prompt leaves the loops once its state, or its output, "
+            "moves less than this part of itself; several as A,B.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            help="Before each loop, set the state or the input to 0 but for --keep.",
+            rich_help_panel=OUTPUT,
+            autocompletion=completion(MASKS),
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="first:N or last:N positions; several as first:0:62:4, first to last by step.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    state_noise: Annotated[
+        float,
+        typer.Option(
+            help="Standard deviation of noise on the state between loops.", rich_help_panel=OUTPUT
+        ),
+    ] = 0.0,
     by_examples: Annotated[
         bool,
         typer.Option(
@@ -134,8 +177,17 @@ def evaluate(
         raise unknown("trace", trace, TRACES)
     threads_of(threads)
     other = Path(against) if against and not over else None
-    asked = _numbers(loops) if loops else []
-    evaluator = Evaluator(data, split.split(","), device_of(device), trace, asked, by_examples)
+    from xtool.evaluation.details import Asked
+
+    wanted = Asked(
+        _range(loops, f"--loops {loops}", 1, MOST_LOOPS) if loops else [],
+        by_examples,
+        residual,
+        _thresholds(exits) if exits else [],
+        _between(mask, keep, state_noise),
+    )
+    detail = wanted if wanted.looped or by_examples else None
+    evaluator = Evaluator(data, split.split(","), device_of(device), trace, detail)
     rows = []
     names: Sequence[str | None] = label or [None] * len(found)
     for path, name in zip(found, names, strict=True):
@@ -158,8 +210,8 @@ def evaluate(
         write_stdout(tables.to_jsonl(lines) if shape == "jsonl" else tables.to_csv(lines, columns))
 
 
-def _numbers(text: str) -> list[int]:
-    """The loops of `1:20`, `1:100:5` or `1,5,20`.
+def _range(text: str, where: str, least: int, most: int) -> list[int]:
+    """The numbers of `1:20`, `1:100:5` or `1,5,20`.
 
     Raises:
         UsageError: they are not such numbers.
@@ -175,8 +227,51 @@ def _numbers(text: str) -> list[int]:
         parts = list(range(parts[0], parts[1] + 1, parts[2] if len(parts) == 3 else 1))
     elif ranged:
         parts = []
-    if not parts or min(parts) < 1 or max(parts) > MOST_LOOPS:
+    if not parts or min(parts) < least or max(parts) > most:
         raise UsageError(
-            f"`--loops {text}` are not numbers of 1 to {MOST_LOOPS}", "such as 1:100 or 1,5,20"
+            f"`{where}` are not numbers of {least} to {most}", "such as 1:100 or 1,5,20"
         )
     return parts
+
+
+def _thresholds(text: str) -> list[float]:
+    """The thresholds of `--exits`.
+
+    Raises:
+        UsageError: they are not numbers above 0.
+    """
+    from xtool.errors import UsageError
+
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < one < 1 for one in found):
+        raise UsageError(
+            f"`--exits {text}` must be above 0 and below 1: a part of the state's own length",
+            "such as 0.1,0.01; with 0 no prompt would ever leave",
+        )
+    return found
+
+
+def _between(mask: str | None, keep: str | None, noise: float) -> "list[Between]":
+    """What is done between loops, for each number of positions that is kept.
+
+    Raises:
+        UsageError: a mask without what it keeps, or the other way; or values that do not exist.
+    """
+    from xtool.archs import Between
+    from xtool.errors import UsageError, unknown
+
+    if not 0 <= noise <= MOST_NOISE:
+        raise UsageError(f"`--state-noise` is {noise}, it must be 0 to {MOST_NOISE:g}")
+    if (mask is None) != (keep is None):
+        raise UsageError("`--mask` and `--keep` belong together", "`--mask state --keep first:10`")
+    if mask is None or keep is None:
+        return [Between(noise=noise)] if noise else []
+    if mask not in MASKS:
+        raise unknown("mask", mask, MASKS)
+    end, _, counts = keep.partition(":")
+    if end not in ENDS:
+        raise UsageError(f"`--keep {keep}` begins with neither first: nor last:", "`first:10`")
+    return [Between(mask, end, n, noise) for n in _range(counts, f"--keep {keep}", 0, MOST_LOOPS)]

@@ -56,6 +56,14 @@ def grow(
             show_envvar=False,
         ),
     ] = "auto",
+    unroll: Annotated[
+        bool,
+        typer.Option(
+            "--unroll",
+            help="Give each loop of a looped model blocks of its own, with equal outputs.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
     race: Annotated[
         bool,
         typer.Option(
@@ -124,8 +132,14 @@ def grow(
     layers = [(SAID, said), (str(config_file), from_file)]
     seed = resolve(SEED, layers)["seed"]
     values = resolve(operator, layers)
-    wanted = changes(resolve(OPTIONS, layers), enough=values != resolve(operator, []))
+    sizes = resolve(OPTIONS, layers)
+    wanted = changes(sizes, enough=unroll or values != resolve(operator, []))
     models = files(model)
+    if unroll:
+        from xtool.commands._loops import unroll_each
+
+        unroll_each(models, wanted, method, out, force, notes)
+        return
     from xtool.commands._grow import Asked, grow_each
     from xtool.errors import UsageError
 

@@ -37,6 +37,19 @@ def slice_(
             help="Take out this one of a file of several models, from 0.", rich_help_panel=MODEL
         ),
     ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(
+            help="Make a deep model loop so many times over the mean of its blocks.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --fold: data to give the loss before and after on.", rich_help_panel=MODEL
+        ),
+    ] = None,
     own: Own = None,
     out: Out = None,
     force: Force = False,
@@ -50,8 +63,14 @@ def slice_(
     """
     notes = Notes(quiet, verbose)
     said = dials | {"d_model": d_model, "vocab_size": vocab_size}
-    wanted = changes(resolve(OPTIONS, [(SAID, said)]), enough=replica is not None)
+    enough = replica is not None or fold is not None
+    wanted = changes(resolve(OPTIONS, [(SAID, said)]), enough)
     found = files(model)
+    if fold is not None:
+        from xtool.commands._loops import fold_each
+
+        fold_each(found, fold, {**wanted, "replica": replica}, data, out, force, notes)
+        return
     from xtool.atomic import require_apart, require_writable
     from xtool.errors import UsageError
     from xtool.surgery.slice import slice_model

@@ -1,13 +1,18 @@
-"""Scores that tell apart: after each loop, in one pass, and by the examples in the prompt."""
+"""Scores that tell apart: after each loop, in one pass, and by the examples in the prompt.
+
+A looped model is also asked how far it still moves, what it scores when each prompt stops as soon
+as that is little, and what it does when its state or its input is taken away or disturbed.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
-from xtool.archs import Loops
+from xtool.archs import After, Between, Loops
 from xtool.averages import BASELINES
 from xtool.dataset import Split
 from xtool.errors import UsageError
@@ -15,66 +20,180 @@ from xtool.evaluation.score import BATCH, together
 from xtool.tasks import ByExamples, Task
 
 Columns = dict[str, Any]
-Detail = tuple[Columns, dict[str, Float64[Tensor, " N"]]]
+Metrics = dict[str, Float64[Tensor, " N"]]
+Detail = tuple[Columns, Metrics]
+MOVES = ("state", "output")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to tell apart; a looped model runs its own number of loops unless `loops` are named.
+
+    Attributes:
+        loops: after which to score.
+        by_examples: whether to tell apart how many examples a prediction has read.
+        residual: whether to say how far state and output moved in each loop.
+        exits: thresholds of a move below which a prompt goes no further.
+        between: what is done to the model between its loops, each in turn.
+    """
+
+    loops: Sequence[int] = ()
+    by_examples: bool = False
+    residual: bool = False
+    exits: Sequence[float] = ()
+    between: Sequence[Between] = ()
+
+    @property
+    def looped(self) -> bool:
+        """Whether only a looped model can tell."""
+        return bool(self.loops or self.residual or self.exits or self.between)
 
 
 @torch.inference_mode()
-def details(
-    model: nn.Module, task: Task, split: Split, loops: Sequence[int], by_examples: bool
-) -> list[Detail]:
+def details(model: nn.Module, task: Task, split: Split, asked: Asked) -> list[Detail]:
     """Scores after some loops, in one pass over the split, and by examples in the prompt.
 
-    Args:
-        model: a `Loops` model where loops are asked for.
-        task: what scores it.
-        split: the examples.
-        loops: after which to score; none scores the model as it is.
-        by_examples: whether to tell apart how many examples a prediction has read.
-
     Returns:
-        columns, `loops` and `examples`, with each metric for each example of the split; those of
-        exact methods have a `label` of their own.
+        columns, such as `loops` and `examples`, with each metric for each example of the split;
+        those of exact methods have a `label` of their own.
 
     Raises:
         UsageError: the model does not loop, or the task's prompts have no examples.
     """
-    if loops and not isinstance(model, Loops):
-        raise UsageError("`--loops` is for a looped model", "`xtool train --arch looped`")
-    if by_examples and not isinstance(task, ByExamples):
+    if asked.looped and not isinstance(model, Loops):
+        raise UsageError(
+            "`--loops`, `--residual`, `--exits`, `--mask` and `--state-noise` are for a looped "
+            "model",
+            "`xtool train --arch looped`",
+        )
+    if asked.by_examples and not isinstance(task, ByExamples):
         raise UsageError(
             "`--by-examples` is for a task whose prompts hold examples",
             "`xtool prepare regression`",
         )
-    device = next(model.parameters()).device
     model.eval()
-    kept: dict[tuple[tuple[str, int], ...], dict[str, list[Tensor]]] = {}
-    size = together(split, BATCH)
+    out: list[Detail] = []
+    for between in asked.between or (None,):
+        out += _pass(model, task, split, asked, between)
+    return out + (_solved(split) if asked.by_examples else [])
+
+
+def _pass(
+    model: nn.Module, task: Task, split: Split, asked: Asked, between: Between | None
+) -> list[Detail]:
+    """One pass over the split."""
+    device = next(model.parameters()).device
+    kept: dict[tuple[tuple[str, Any], ...], dict[str, list[Tensor]]] = {}
+    size, told = together(split, BATCH), _told(between, split.inputs.shape[1])
     for at in range(0, len(split), size):
         inputs = split.inputs[at : at + size].to(device)  # (B, T)
         targets = split.targets[at : at + size].to(device)  # (B, T)
-        for done, logits in _after(model, inputs, loops):
-            for columns, metrics in _cells(task, logits, targets, by_examples):
-                cell = kept.setdefault(tuple((done | columns).items()), {})
-                for name, values in metrics.items():
-                    cell.setdefault(name, []).append(values.cpu())
-    out = [(dict(c), {n: torch.cat(v) for n, v in found.items()}) for c, found in kept.items()]
-    return out + (_solved(split) if by_examples else [])
+        found = _looped(model, task, inputs, targets, asked, between) if asked.looped else None
+        for columns, metrics in found or _cells(task, model(inputs), targets, asked.by_examples):
+            cell = kept.setdefault(tuple((told | columns).items()), {})
+            for name, values in metrics.items():
+                cell.setdefault(name, []).append(values.cpu())
+    return [_whole(dict(c), {n: torch.cat(v) for n, v in f.items()}) for c, f in kept.items()]
 
 
-def _after(
-    model: nn.Module, inputs: Tensor, loops: Sequence[int]
-) -> Iterator[tuple[Columns, Tensor]]:
-    """The logits after each of some loops; those of the model as it is where none are named."""
-    if not loops or not isinstance(model, Loops):
-        yield {}, model(inputs)
-        return
-    wanted = set(loops)
-    for done, logits in enumerate(model.every_loop(inputs, max(loops)), 1):
+def _whole(columns: Columns, metrics: Metrics) -> Detail:
+    """A cell; one of exits also has the loops that were used, on average, as a column."""
+    if "threshold" in columns:
+        columns = columns | {"loops_used": float(metrics["loops_used"].mean())}
+    return columns, metrics
+
+
+def _told(between: Between | None, positions: int) -> Columns:
+    """The columns of what was done between loops.
+
+    Raises:
+        UsageError: more positions are kept than there are.
+    """
+    if between is None:
+        return {}
+    noise = {"state_noise": between.noise} if between.noise else {}
+    if between.mask is None:
+        return noise
+    if between.kept > positions:
+        raise UsageError(
+            f"`--keep {between.keep}:{between.kept}`: an input has {positions} positions",
+            f"at most {between.keep}:{positions}, which masks nothing",
+        )
+    return noise | {"mask": between.mask, "keep": between.keep, "kept": between.kept}
+
+
+def _looped(
+    model: nn.Module,
+    task: Task,
+    inputs: Tensor,
+    targets: Tensor,
+    asked: Asked,
+    between: Between | None,
+) -> Iterator[Detail]:
+    """The scores of a batch after the loops that are asked for, and where its prompts leave."""
+    assert isinstance(model, Loops)
+    wanted = set(asked.loops or ([model.loops] if asked.by_examples or asked.between else []))
+    most = max(wanted, default=model.loops)
+    if asked.residual and not asked.loops:
+        wanted |= set(range(1, most + 1))
+    exits = [_Exit(move, threshold) for threshold in asked.exits for move in MOVES]
+    before: After | None = None
+    for done, after in enumerate(model.every_loop(inputs, most, between), 1):
+        moved = _moved(before, after) if asked.residual or exits else {}
+        of_loop: Columns = {"loops": done, "n_loops": model.loops}
+        if exits:
+            of_loop |= {"exit": "none", "loops_used": float(done)}
         if done in wanted:
-            yield {"loops": done}, logits
+            for columns, metrics in _cells(task, after.logits, targets, asked.by_examples):
+                yield of_loop | columns, metrics
+            if asked.residual:
+                yield of_loop, {f"{name}_move": far for name, far in moved.items()}
+        if exits:
+            metrics = task.score(after.logits, targets)
+            for one in exits:
+                one.see(done, moved[one.move], metrics, last=done == most)
+        before = after
+    for one in exits:
+        yield {"exit": one.move, "threshold": one.threshold}, one.found
 
 
-def _cells(task: Task, logits: Tensor, targets: Tensor, by_examples: bool) -> Iterator[Detail]:
+@dataclass
+class _Exit:
+    """A rule by which prompts leave, and what they had when they did."""
+
+    move: str
+    threshold: float
+    inside: Bool[Tensor, " B"] | None = None
+    found: Metrics = field(default_factory=dict)
+
+    def see(self, done: int, moved: Tensor, metrics: Metrics, last: bool) -> None:
+        """Let those go that moved little in this loop; after the last one all."""
+        inside = torch.ones_like(moved, dtype=torch.bool) if self.inside is None else self.inside
+        going = inside if last else inside & (moved < self.threshold)
+        used = {"loops_used": torch.full_like(moved, done)} | {
+            name: values.to(moved.device) for name, values in metrics.items()
+        }
+        for name, values in used.items():
+            self.found[name] = torch.where(going, values, self.found.get(name, values))
+        self.inside = inside & ~going
+
+
+def _moved(before: After | None, after: After) -> dict[str, Float64[Tensor, " B"]]:
+    """How far state and output of each example moved in a loop, over their lengths; from 0 on."""
+    found = {}
+    for name, was, now in (
+        ("state", before and before.state, after.state),
+        ("output", before and before.logits, after.logits),
+    ):
+        step = now if was is None else now - was
+        lengths = [one.double().flatten(1).norm(dim=1) for one in (step, now)]  # (B,) each
+        found[name] = lengths[0] / lengths[1].clamp(min=torch.finfo(now.dtype).tiny)
+    return found
+
+
+def _cells(
+    task: Task, logits: Float[Tensor, "B T C"], targets: Tensor, by_examples: bool
+) -> Iterator[Detail]:
     """The scores of a batch, all together or by examples in the prompt."""
     if not by_examples or not isinstance(task, ByExamples):
         yield {}, task.score(logits, targets)

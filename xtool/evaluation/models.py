@@ -13,7 +13,7 @@ from xtool.averages import BASELINES
 from xtool.config import check_model
 from xtool.dataset import Dataset, Drawn, find_data
 from xtool.errors import UsageError, XtoolError
-from xtool.evaluation.details import Detail, details
+from xtool.evaluation.details import Asked, Detail, details
 from xtool.evaluation.score import columns_of_model, score_rows, scores
 from xtool.evaluation.trace import trace, trace_rows
 from xtool.header import Header
@@ -43,8 +43,7 @@ class Evaluator:
         splits: which splits; `all` stands for every one.
         device: where to compute.
         trace: `heads` also looks into the attention of each head, `maps` at its weights too.
-        loops: also score a looped model after each of these.
-        by_examples: also score by the number of examples in the prompt.
+        asked: which scores to tell apart beside.
     """
 
     def __init__(
@@ -53,10 +52,9 @@ class Evaluator:
         splits: Sequence[str],
         device: torch.device,
         trace: str | None = None,
-        loops: Sequence[int] = (),
-        by_examples: bool = False,
+        asked: Asked | None = None,
     ) -> None:
-        self.loops, self.by_examples = loops, by_examples
+        self.asked = asked
         self.data, self.splits, self.device, self.trace = data, splits, device, trace
         self._read: dict[Path, Dataset] = {}
         self._kept: dict[tuple[Path, int, Path], Scored] = {}
@@ -148,8 +146,8 @@ class Evaluator:
                 )
             found[split] = scores(model, task, chosen)
             found[split] |= task.baselines(data.split("train"), chosen)
-            if self.loops or self.by_examples:
-                detailed[split] = details(model, task, chosen, self.loops, self.by_examples)
+            if self.asked:
+                detailed[split] = details(model, task, chosen, self.asked)
             if self.trace:
                 traces[split] = trace(model, chosen)
         return Scored(header, parameters(model), found, traces, detailed)

@@ -53,7 +53,7 @@ def request(
     y = (
         y
         or registry.literal("plots", kind, "Y")
-        or next((m for m in ("accuracy", "loss") if m in metrics), metrics[0])
+        or next((m for m in ("accuracy", "squared_error", "loss") if m in metrics), metrics[0])
     )
     if y not in metrics:
         error = unknown("metric", y, metrics)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 X = "lineage_epoch"
 BY = "label"
+MARKED = 32  # points of a line up to which each has its marker
 UNITS = {"flops": "training FLOPs", "lineage_flops": "training FLOPs over the lineage"}
 UNITS |= {"lineage_epoch": "epochs over the lineage", "seconds": "training seconds"}
 
@@ -39,6 +40,7 @@ def curves(axes: "Axes", request: Request) -> None:
             marker=marker,
             linestyle=line,
             markersize=4,
+            markevery=max(1, len(x) // MARKED),
             label=series_label(request.by, name),
         )
         banded = [(k[0], c) for k, c in cells if c.low is not None and c.high is not None]

@@ -18,6 +18,7 @@ from xtool.lineage import step
 from xtool.storage import Source
 from xtool.tokenizers import Tokenizer, restore
 
+TABLED = ("learned", "sinusoidal", "sinusoidal-unpaired")
 DRAWN = "drawn"  # the corpus of a task that reads none
 
 
@@ -141,9 +142,9 @@ class Drawing(Protocol):
     """A task whose training examples are drawn, see `xtool.dataset.Drawn`."""
 
     def draw(
-        self, header: Header, rows: Tensor | None, count: int, generator: torch.Generator
+        self, header: Header, rows: Tensor | None, count: int, generator: torch.Generator, step: int
     ) -> tuple[Tensor, Tensor]:
-        """Inputs and targets, (B, ...), on the generator's device."""
+        """Inputs and targets of a step, (B, ...), on the generator's device."""
 
 
 def defaults(data: Header) -> dict[str, Any]:
@@ -205,12 +206,33 @@ def _require_numbers(split: Split | Tensor, shape: Shape, where: str) -> None:
 def require_fit(config: Mapping[str, Any], data: Header, where: str) -> None:
     """Raise XtoolError unless a model reads and writes what the data has."""
     shape = task_of(data, where).shape(data)
+    if shape.d_input and config.get("d_input"):
+        _require_prompts(config, shape, where)
+        return
     for name, needed in vars(shape).items():
         if needed is not None and config.get(name) != needed:
             raise XtoolError(
                 f"the data needs `{name}` {needed}, the model has {config.get(name)}",
                 "prepare the data like the model's own; see `xtool inspect`",
             )
+
+
+def _require_prompts(config: Mapping[str, Any], shape: Shape, where: str) -> None:
+    """Raise XtoolError unless a model reads prompts: as many numbers, and no more positions.
+
+    Positions that are told by no table go on.
+    """
+    if config["d_input"] != shape.d_input:
+        raise XtoolError(
+            f"{where}: its points have {shape.d_input} `dims`, the model reads {config['d_input']}",
+            f"prepare prompts with `--dims {config['d_input']}`",
+        )
+    most = config["context"]
+    if shape.context and shape.context > most and config.get("positions") in TABLED:
+        raise XtoolError(
+            f"{where}: a prompt has {shape.context} positions, two a point; the model reads {most}",
+            f"`--points {most // 2}` at most, or a model trained with `--positions rotary`",
+        )
 
 
 def fitted(data: Dataset, model: Header, where: str) -> Dataset:

@@ -64,11 +64,21 @@ def relu(x: Float[Tensor, "B n d"], generator: Generator, hidden: int) -> Float[
 def variance_of(task: Mapping[str, Any]) -> float:
     """The variance of the function's values over prompts, noise apart."""
     by_dims = {"linear": task["dims"], "relu": task["dims"], "sparse": task["nonzero"]}
-    return float(by_dims.get(task["function"], 1))
+    if task["function"] not in by_dims:
+        return 1.0
+    return float(by_dims[task["function"]] * task.get("scale", 1.0) ** 2)
 
 
-def function_of(task: Mapping[str, Any], rows: Float[Tensor, "N c"] | None = None) -> Draw:
-    """What draws prompts of a task; `rows` are those of a table, the value last in each."""
+def function_of(
+    task: Mapping[str, Any], rows: Float[Tensor, "N c"] | None = None, dims: int | None = None
+) -> Draw:
+    """What draws prompts of a task.
+
+    Args:
+        task: the dials of the task.
+        rows: those of a table, the value last in each.
+        dims: how many of them are not 0; all unless given.
+    """
     own = {"sparse": "nonzero", "tree": "depth", "relu": "hidden"}.get(task["function"])
     dials = {own: task[own]} if own else {}
     points, noise = task["points"], task["noise"]
@@ -79,13 +89,32 @@ def function_of(task: Mapping[str, Any], rows: Float[Tensor, "N c"] | None = Non
             found = rows.to(generator.device)[chosen]  # (B, n, d + 1)
             x, y = found[..., :-1], found[..., -1]
         else:
-            x = _normal(count, points, task["dims"], generator=generator)
+            x = _points(task, count, generator)
+            if dims is not None and dims < task["dims"]:
+                x[..., dims:] = 0
             y = FUNCTIONS[task["function"]](x, generator, **dials)
         if noise:
             y = y + noise * _normal(*y.shape, generator=generator)
         return Prompts(x, y)
 
     return draw
+
+
+def _points(task: Mapping[str, Any], count: int, generator: Generator) -> Float[Tensor, "B n d"]:
+    """From N(0, 1), scaled; skewed ones from another normal distribution in each prompt.
+
+    There the variance in the i-th of some orthogonal directions is in proportion to 1/i^skew, and
+    `dims` in all (Garg et al. have 1/i^2).
+    """
+    dims, skew = task["dims"], task.get("skew", 0.0)
+    x = _normal(count, task["points"], dims, generator=generator) * float(task.get("scale", 1.0))
+    if not skew:
+        return x
+    variance = torch.arange(1, dims + 1, device=x.device, dtype=x.dtype) ** -skew
+    spread = (variance * dims / variance.sum()).sqrt()
+    directions = torch.linalg.qr(_normal(count, dims, dims, generator=generator)).Q
+    skewed: Tensor = (x * spread) @ directions.transpose(1, 2)
+    return skewed
 
 
 def _distinct(count: int, points: int, among: int, generator: Generator) -> Tensor:

@@ -38,6 +38,11 @@ OPTIONS = [
     ("nonzero", "int", 3, "dims that `sparse` reads"),
     ("depth", "int", 4, "of a `tree`"),
     ("hidden", "int", 100, "width of the two-layer network `relu`"),
+    ("scale", "float", 1.0, "factor of the points"),
+    ("skew", "float", 0.0, "the variance of x falls as 1/i^skew, in directions of each prompt"),
+    ("dims_from", "int", None, "dims that training begins with, one more every `grow_every`"),
+    ("points_from", "int", None, "points that training begins with, two more every `grow_every`"),
+    ("grow_every", "int", 5000, "steps, see `dims_from` and `points_from`"),
     ("epoch_size", "int", 64000, "prompts that count as an epoch; they are drawn, not stored"),
     ("dev_size", "int", 1280, "prompts to choose by"),
     ("test_size", "int", 1280, "prompts to report on"),
@@ -45,7 +50,9 @@ OPTIONS = [
 CORPUS = "drawn"
 DEFAULTS = {"epochs": 1, "lr": 1e-4, "schedule": "constant", "weight_decay": 0.0, "beta2": 0.999}
 MOST = {"dims": 4096, "points": 4096, "depth": 12, "hidden": 1 << 16}
-OWN = ("function", "dims", "points", "noise", "nonzero", "depth", "hidden")
+OWN = ("function", "dims", "points", "noise", "nonzero", "depth", "hidden", "scale", "skew")
+LATER = ("dims_from", "points_from", "grow_every")
+SHIFTS = {"scale": 1.0, "skew": 0.0, "dims_from": None, "points_from": None}
 
 
 class Regression:
@@ -77,9 +84,14 @@ class Regression:
             raise UsageError("`regression` reads numbers, `--tokenizer-from` is for text")
         _check(dials)
         task = {name: dials[name] for name in OWN} | {"name": "regression"}
+        if dials["dims_from"] or dials["points_from"]:
+            task["curriculum"] = {name: dials[name] for name in LATER}
         task["sizes"] = {name: dials[f"{name}_size"] for name in ("epoch", "dev", "test")}
         rows: dict[str, Tensor | None] = dict.fromkeys(("train", "dev", "test"))
         if text.text:
+            for name, usual in SHIFTS.items():
+                if dials[name] != usual:
+                    raise UsageError(f"`--{name.replace('_', '-')}` is not for a table of numbers")
             table, task["scaling"] = _table(text)
             task |= {"function": "rows", "dims": table.shape[1] - 1}
             rows = dict(zip(rows, _parts(table, dials["points"], text.name, seed), strict=True))
@@ -105,10 +117,16 @@ class Regression:
         return Shape(None, 2 * points, 1, dims)
 
     def draw(
-        self, header: Header, rows: Tensor | None, count: int, generator: torch.Generator
+        self, header: Header, rows: Tensor | None, count: int, generator: torch.Generator, step: int
     ) -> tuple[Float[Tensor, "B T d"], Float[Tensor, "B n"]]:
-        """Prompts to train on, on the generator's device."""
-        return tokens(function_of(header.task, rows)(count, generator))
+        """Prompts to train on, on the generator's device; those of a curriculum grow."""
+        task = header.task
+        dims, points = task["dims"], task["points"]
+        if plan := task.get("curriculum"):
+            times = step // plan["grow_every"]
+            dims = min(dims, (plan["dims_from"] or dims) + times)
+            points = min(points, (plan["points_from"] or points) + 2 * times)
+        return tokens(function_of({**task, "points": points}, rows, dims)(count, generator))
 
     def loss(
         self, logits: Float[Tensor, "B T 1"], targets: Float[Tensor, "B n"]
@@ -156,9 +174,18 @@ def _check(dials: Mapping[str, Any]) -> None:
         raise UsageError(
             f"`--nonzero` is {dials['nonzero']}, it must be 1 to `--dims` ({dials['dims']})"
         )
-    if dials["noise"] < 0:
-        raise UsageError(f"`--noise` is {dials['noise']}, it must be 0 or more")
-    for name in ("epoch_size", "dev_size", "test_size"):
+    for name in ("noise", "skew"):
+        if dials[name] < 0:
+            raise UsageError(f"`--{name}` is {dials[name]}, it must be 0 or more")
+    if dials["scale"] <= 0:
+        raise UsageError(f"`--scale` is {dials['scale']}, it must be above 0")
+    for name, whole in (("dims_from", "dims"), ("points_from", "points")):
+        if dials[name] is not None and not 1 <= dials[name] <= dials[whole]:
+            flag = name.replace("_", "-")
+            raise UsageError(
+                f"`--{flag}` is {dials[name]}, it must be 1 to `--{whole}` ({dials[whole]})"
+            )
+    for name in ("epoch_size", "dev_size", "test_size", "grow_every"):
         if dials[name] < 1:
             flag = name.replace("_", "-")
             raise UsageError(f"`--{flag}` is {dials[name]}, it must be at least 1")

@@ -191,7 +191,7 @@ class _Loop:
         found = []
         for seed in run.seeds:
             generator = torch.Generator(self.device).manual_seed(derive(seed, "prompts", now))
-            found.append(task.draw(run.data.header, split.rows, count, generator))
+            found.append(task.draw(run.data.header, split.rows, count, generator, now))
         self.inputs, self.targets = (torch.cat(part) for part in zip(*found, strict=True))
         return torch.arange(len(self.inputs), device=self.device).view(len(found), count)
 

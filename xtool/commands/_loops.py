@@ -1,0 +1,73 @@
+"""What `grow --unroll` and `slice --fold` do with the models they were given."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xtool.atomic import require_apart, require_writable
+from xtool.commands._ui import Notes, write_stdout
+from xtool.errors import UsageError
+from xtool.surgery.loops import fold, unroll
+from xtool.surgery.proof import Proof
+from xtool.tasks import open_data
+
+
+def unroll_each(
+    models: Sequence[Path],
+    sizes: Mapping[str, int],
+    method: str,
+    out: Path | None,
+    force: bool,
+    notes: Notes,
+) -> None:
+    """Unroll models one after another.
+
+    Raises:
+        UsageError: a size or an operator beside it; see `unroll`.
+    """
+    if sizes or method != "auto":
+        raise UsageError("`--unroll` changes no size and takes no `--method`", "grow the result")
+    places = _places(models, out, "unrolled", [])
+    for path, place in zip(models, places, strict=True):
+        require_writable(place, force)
+        _say(path, place, *unroll(path, place), "equal to the bit", notes)
+
+
+def fold_each(
+    models: Sequence[Path],
+    loops: int,
+    others: Mapping[str, Any],
+    data: Path | None,
+    out: Path | None,
+    force: bool,
+    notes: Notes,
+) -> None:
+    """Fold models one after another.
+
+    Raises:
+        UsageError: a size beside it; see `fold`.
+    """
+    if any(value is not None for value in others.values()):
+        raise UsageError("`--fold` goes with no size and no `--replica`", "slice first, then fold")
+    places = _places(models, out, f"{loops}-loops", [data])
+    loss_on = open_data(data) if data else None
+    for path, place in zip(models, places, strict=True):
+        require_writable(place, force)
+        found = fold(path, place, loops, loss_on)
+        _say(path, place, *found, "approximate: the function has changed", notes)
+
+
+def _places(
+    models: Sequence[Path], out: Path | None, end: str, inputs: Sequence[Path | None]
+) -> list[Path]:
+    if out and len(models) > 1:
+        raise UsageError(f"`-o` names one file, {len(models)} models were given")
+    names = [out or path.with_name(f"{path.name.removesuffix('.st')}-{end}.st") for path in models]
+    require_apart(names, [*models, *inputs])
+    return names
+
+
+def _say(path: Path, place: Path, changed: str, found: Proof, promise: str, notes: Notes) -> None:
+    notes.say(f"{path} -> {place}: {changed}")
+    notes.say(f"{promise}: {found}")
+    write_stdout(f"{place}\n")

@@ -1,0 +1,53 @@
+"""What prompts lose that leave the loops early: the error against the loops that they used.
+
+Rows come from `evaluate --exits`: a point a threshold, the mean over seeds with the 95 % interval
+of the error. The line without exits is the error of a fixed number of loops.
+"""
+
+from typing import TYPE_CHECKING
+
+from xtool.averages import summarise
+from xtool.plots import Plot, Request
+from xtool.plots._draw import COLOURS, LINES, MARKERS
+from xtool.plots.loops import logarithmic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+X = "loops_used"
+BY = "label"
+NAMES = {"none": "all loops", "state": "until the state rests", "output": "until the output rests"}
+
+
+def exits(axes: "Axes", request: Request) -> None:
+    """A line a rule and series."""
+    assert request.by is not None
+    series = list(dict.fromkeys(one.get(request.by) for one in request.rows))
+    for colour, name in enumerate(series):
+        for place, (rule, words) in enumerate(NAMES.items()):
+            own = [r for r in request.rows if r.get(request.by) == name and r.get("exit") == rule]
+            key = "loops" if rule == "none" else "threshold"
+            points = []
+            for (at,), cell in summarise(own, [key]).items():
+                used = [float(one["loops_used"]) for one in own if one.get(key) == at]
+                points.append((sum(used) / len(used), cell))
+            points.sort(key=lambda point: point[0])
+            axes.errorbar(
+                [used for used, _ in points],
+                [cell.value for _, cell in points],
+                yerr=[
+                    [0.0 if c.low is None else max(0.0, c.value - c.low) for _, c in points],
+                    [0.0 if c.high is None else max(0.0, c.high - c.value) for _, c in points],
+                ],
+                color=COLOURS[colour % len(COLOURS)],
+                linestyle=LINES[place],
+                marker="none" if rule == "none" else MARKERS[place],
+                markersize=4,
+                capsize=0 if rule == "none" else 3,
+                label=f"{name}: {words}",
+            )
+    logarithmic(axes, request)
+    axes.set_xlabel("loops used, mean over prompts")
+
+
+ENTRY: Plot = exits
