@@ -12,9 +12,19 @@ from conftest import Result, configuration
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xtool.archs import architecture, build, start
+from xtool.archs import Between, architecture, build, read_model, start
 from xtool.axes import layout
+from xtool.checkpoint import save
+from xtool.commands.evaluate import _thresholds
+from xtool.dataset import Split
+from xtool.errors import UsageError
+from xtool.evaluation.details import Asked, details
+from xtool.header import Header
+from xtool.surgery.grow import grow
+from xtool.surgery.loops import fold, unroll
+from xtool.surgery.plan import plan
 from xtool.tasks import Shape
+from xtool.tasks.regression import Regression
 
 Run = Callable[..., Result]
 PROMPTS = Shape(None, 14, 1, 5)  # 7 points of 5 numbers
@@ -29,6 +39,13 @@ def made(dtype: torch.dtype = torch.float64, **dials: Any) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+    return model
+
+
+def written(path: Path, model: nn.Module, dials: dict[str, Any]) -> nn.Module:
+    """The same model, in a file too."""
+    config = configuration("looped", PROMPTS, n_layers=2, bias="all", **dials)
+    save(path, Header("model", config), model.state_dict())
     return model
 
 
@@ -133,6 +150,119 @@ def test_one_pass_gives_what_separate_runs_give(injection: str, loop_norm: bool)
     assert torch.equal(model(x)[-1], found[2].logits)
 
 
+def test_masks_and_noise_between_loops() -> None:
+    model, (x, _) = made(n_loops=4).eval(), prompts()
+    (one,) = model.every_loop(x, 1)
+    *_, four = model.every_loop(x, 4)
+
+    def masked(mask: str, keep: str, kept: int) -> Tensor:
+        *_, last = model.every_loop(x, 4, Between(mask, keep, kept))
+        return last.logits
+
+    for keep in ("first", "last"):
+        assert torch.equal(masked("state", keep, 0), one.logits), "each loop begins anew"
+        for mask in ("state", "input"):
+            assert torch.equal(masked(mask, keep, 14), four.logits), "nothing is masked"
+    assert not torch.equal(masked("state", "first", 6), masked("input", "first", 6))
+    assert not torch.equal(masked("state", "first", 6), masked("state", "last", 6))
+    # What is kept of the beginning is all that the beginning can read.
+    assert torch.equal(masked("state", "first", 6)[:, :6], four.logits[:, :6])
+    noisy = [list(model.every_loop(x, 4, Between(noise=0.5))) for _ in range(2)]
+    assert torch.equal(noisy[0][0].logits, one.logits)
+    assert not torch.equal(noisy[0][3].logits, four.logits)
+    assert torch.equal(noisy[0][3].logits, noisy[1][3].logits), "the same noise each time"
+
+
+def test_noise_in_training_is_of_the_seed_and_not_in_evaluation() -> None:
+    quiet, model, (x, _) = made(n_loops=3), made(n_loops=3, state_noise=0.5), prompts()
+    assert torch.equal(model.eval()(x), quiet.eval()(x))
+    torch.manual_seed(0)
+    first = model.train()(x)
+    torch.manual_seed(0)
+    assert torch.equal(model(x), first)
+    assert torch.equal(first[0], quiet.train()(x)[0]), "the first loop begins without"
+    assert not torch.equal(first[1], quiet(x)[1])
+
+
+def test_prompts_leave_when_they_rest() -> None:
+    model, task = made(n_loops=4), Regression()
+    split = Split(*prompts(5))
+    asked = Asked(loops=range(1, 13), residual=True, exits=[1e-9, 0.5, 1 - 1e-9])
+    found = details(model, task, split, asked)
+    errors = {c["loops"]: m["loss"] for c, m in found if "loops" in c and "loss" in m}
+    moves = {c["loops"]: m for c, m in found if "loops" in c and "state_move" in m}
+    assert set(errors) == set(moves) == set(range(1, 13))
+    assert torch.equal(moves[1]["state_move"], torch.ones(5, dtype=torch.float64)), "from 0 on"
+    leaving = {(c["exit"], c["threshold"]): (c, m) for c, m in found if "threshold" in c}
+    assert len(leaving) == 6
+    for (move, threshold), (columns, metrics) in leaving.items():
+        assert columns["loops_used"] == metrics["loops_used"].mean()
+        for prompt, used in enumerate(metrics["loops_used"].tolist()):
+            assert metrics["loss"][prompt] == errors[int(used)][prompt]
+            far = [float(moves[loop][f"{move}_move"][prompt]) for loop in range(1, 13)]
+            rests = [loop for loop, one in enumerate(far, 1) if one < threshold]
+            assert int(used) == (rests[0] if rests else 12)
+    for threshold in ("0", "1", "-1", "x"):
+        with pytest.raises(UsageError, match="above 0 and below 1"):
+            _thresholds(threshold)
+
+
+@pytest.mark.parametrize("injection", ["add", "concat", "none"])
+@pytest.mark.parametrize("loop_norm", [True, False])
+def test_unrolling_is_exact_and_folding_undoes_it(
+    injection: str, loop_norm: bool, tmp_path: Path
+) -> None:
+    dials = {"injection": injection, "loop_norm": loop_norm, "n_loops": 3}
+    small = tmp_path / "small.st"
+    model = written(small, made(torch.float32, **dials), dials)
+    said, proof = unroll(small, tmp_path / "deep.st")
+    deep = read_model(tmp_path / "deep.st")
+    assert (proof.difference, proof.tolerance) == (0, 0)
+    arch = "gpt" if injection == "none" and not loop_norm else "looped"
+    assert (deep[0].config["arch"], deep[0].config["n_layers"]) == (arch, 6)
+    assert arch in said
+    x, _ = prompts(dtype=torch.float32)
+    assert torch.equal(deep[2].eval()(x), model.eval()(x))
+    fold(tmp_path / "deep.st", tmp_path / "again.st", 3)
+    again = read_model(tmp_path / "again.st")
+    for name, tensor in again[2].state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+    assert again[0].config["n_loops"] == 3
+    assert [one.command for one in again[0].lineage][-2:] == ["unroll", "fold"]
+    with pytest.raises(UsageError, match=r"must be divisible by|has 3 loops"):
+        fold(tmp_path / "deep.st", tmp_path / "x.st", 4)
+    with pytest.raises(UsageError, match=r"cannot fold|do not share"):
+        unroll(tmp_path / "deep.st", tmp_path / "x.st")
+
+
+def test_folding_takes_the_mean_of_the_loops(tmp_path: Path) -> None:
+    config = configuration("gpt", PROMPTS, n_layers=4)
+    model = build(config)
+    start(model, layout(config), 0)
+    save(tmp_path / "deep.st", Header("model", config), model.state_dict())
+    _, proof = fold(tmp_path / "deep.st", tmp_path / "loop.st", 2)
+    assert not proof.exact
+    _, _, found = read_model(tmp_path / "loop.st")
+    state, name = model.state_dict(), "blocks.{}.mlp.up.weight"
+    for place in (0, 1):
+        mean = (state[name.format(place)] + state[name.format(place + 2)]) / 2
+        torch.testing.assert_close(found.state_dict()[name.format(place)], mean)
+
+
+@pytest.mark.parametrize("injection", ["scaled", "gated", "concat", "none"])
+@pytest.mark.parametrize("method", ["pad", "clone"])
+def test_every_injection_grows_exactly(injection: str, method: str, tmp_path: Path) -> None:
+    dials = {"injection": injection, "n_loops": 3, "norm": "rmsnorm"}
+    written(tmp_path / "small.st", made(**dials), dials)
+    changes = {"d_model": 32, "d_ff": 128, "n_layers": 3}
+    chosen, proof, _ = grow(
+        tmp_path / "small.st", tmp_path / "large.st", lambda r: plan(r, changes, method, {}, 0)
+    )
+    assert chosen.exact
+    assert proof is not None
+    assert proof.exact
+
+
 def test_loops_of_training_are_fixed_ramped_or_drawn() -> None:
     def counts(**dials: Any) -> list[int]:
         model, found = made(n_loops=6, **dials).train(), []
@@ -178,6 +308,16 @@ def test_a_looped_model_on_the_command_line(xtool: Run, tmp_path: Path) -> None:
     exact = [r["value"] for r in rows if r["label"] == "least squares"]
     assert len(exact) == 6
     assert max(exact[3:]) < 1e-9, "enough pairs tell a linear function"
+    looks = ["--residual", "--exits", "0.5,0.01", "--mask", "input", "--keep", "first:0:12:6"]
+    done = xtool("evaluate", "l.st", "--loops", "1:4", *looks, "--format", "jsonl")
+    assert done.code == 0, done.err
+    (tmp_path / "looks.jsonl").write_text(done.out)
+    assert {json.loads(line).get("kept") for line in done.out.splitlines()} == {None, 0, 6, 12}
+    for kind, where in (("loops", "kept=12"), ("exits", "kept=12"), ("tokens", "loops=4")):
+        drawn = xtool("plot", "looks.jsonl", "--kind", kind, "--where", where)
+        assert drawn.code == 0, drawn.err
+    assert xtool("grow", "l.st", "--unroll").code == 0
+    assert xtool("slice", "l-unrolled.st", "--fold", 4, "--data", "r.st").code == 0
     # Loops may change on a trained model, and the lineage tells.
     on = ["train", "r.st", "--from", "l.st", "--threads", 1, "--steps", 2, "--n-loops", 6]
     assert xtool(*on, "-o", "m.st").code == 0
@@ -188,6 +328,15 @@ def test_a_looped_model_on_the_command_line(xtool: Run, tmp_path: Path) -> None:
     assert (tmp_path / "again.st").read_bytes() == (tmp_path / "l.st").read_bytes()
     for command, code, message in (
         (["evaluate", "l.st", "--loops", "0:3"], 2, "are not numbers of 1 to"),
+        (["evaluate", "l.st", "--exits", "0"], 2, "`--exits 0` must be above 0"),
+        (["evaluate", "l.st", "--mask", "state"], 2, "`--mask` and `--keep` belong together"),
+        (["evaluate", "l.st", "--mask", "all", "--keep", "first:1"], 2, "all"),
+        (["evaluate", "l.st", "--mask", "state", "--keep", "1"], 2, "neither first: nor last:"),
+        (["evaluate", "l.st", "--mask", "state", "--keep", "last:13"], 2, "has 12 positions"),
+        (["evaluate", "l.st", "--state-noise", "-1"], 2, "`--state-noise` is -1"),
+        (["grow", "l.st", "--unroll", "--to", 32], 2, "`--unroll` changes no size"),
+        (["slice", "l.st", "--fold", 2], 2, "fold a `gpt`"),
+        ([*args, "--untied", "-o", "x.st"], 2, "`n_layers` (1) must be divisible"),
         (["evaluate", "l.st", "--split", "train"], 2, "are drawn as they are trained on"),
         (["train", "r.st", "--arch", "bigram", "-o", "x.st"], 2, "the data hold numbers"),
         (["train", "r.st", "--arch", "looped", "--n-loops", 0, "-o", "x.st"], 2, "`n_loops` is 0"),

@@ -10,6 +10,7 @@ from conftest import Result
 
 from xtool.checkpoint import load
 from xtool.intervals import estimate
+from xtool.tasks import open_data, task_of
 from xtool.tasks._functions import function_of, variance_of
 from xtool.tasks._solvers import errors_of
 
@@ -159,3 +160,55 @@ def test_tables_that_cannot_be_read(text: str, message: str, xtool: Run, tmp_pat
 def test_sizes_that_cannot_be(args: list[Any], message: str, xtool: Run) -> None:
     done = xtool("prepare", "regression", *args, "-o", "t.st")
     assert (done.code, message in done.err) == (2, True), done
+
+
+def test_shifted_points_have_the_spread_that_they_say() -> None:
+    task = {"function": "linear", "dims": 4, "points": 20, "noise": 0.0, "scale": 2.0, "skew": 2.0}
+    x, y = function_of(task)(4000, torch.Generator().manual_seed(0))
+    assert float(x.square().sum(2).mean()) == pytest.approx(4 * 2**2, rel=0.05)
+    assert float(y.square().mean()) == pytest.approx(variance_of(task), rel=0.1)
+    # Inside a prompt the variance falls as 1/i^2.
+    long = function_of({**task, "points": 2000})(20, torch.Generator().manual_seed(1)).x
+    spread = torch.linalg.eigvalsh(long.transpose(1, 2) @ long / 2000).flip(1).mean(0)
+    wanted = torch.arange(1, 5) ** -2.0
+    torch.testing.assert_close(spread / spread.sum(), wanted / wanted.sum(), rtol=0.1, atol=0.01)
+
+
+def test_a_curriculum_grows_the_prompts(xtool: Run, tmp_path: Path) -> None:
+    args = ["--dims", 4, "--points", 9, "--dims-from", 2, "--points-from", 4, "--grow-every", 3]
+    sizes = ["--dev-size", 8, "--test-size", 8]
+    assert xtool("prepare", "regression", *args, *sizes, "-o", "c.st").code == 0
+    data = open_data(tmp_path / "c.st")
+    task = task_of(data.header, "c.st")
+
+    def drawn(step: int) -> tuple[int, int]:
+        x, _ = task.draw(data.header, None, 5, torch.Generator().manual_seed(0), step)
+        points = x[:, ::2]
+        return points.shape[1], int((points != 0).any(1).any(0).sum())
+
+    assert [drawn(step) for step in (0, 2, 3, 6, 9, 99)] == [
+        (4, 2), (4, 2), (6, 3), (8, 4), (9, 4), (9, 4)
+    ]  # fmt: skip
+    shape = ["--arch", "looped", "--n-loops", 2, "--d-model", 8, "--n-heads", 1, "--threads", 1]
+    train = ["train", "c.st", *shape, "--steps", 5, "--batch-size", 4]
+    assert xtool(*train, "-o", "m.st").code == 0
+    for name, more, message in (
+        ("long", ["--dims", 4, "--points", 10], "a prompt has 20 positions"),
+        ("wide", ["--dims", 5, "--points", 9], "its points have 5 `dims`, the model reads 4"),
+    ):
+        assert xtool("prepare", "regression", *more, *sizes, "-o", f"{name}.st").code == 0
+        done = xtool("evaluate", "m.st", "--data", f"{name}.st")
+        assert (done.code, message in done.err) == (1, True), done
+    assert (
+        xtool("prepare", "regression", "--dims", 4, "--points", 5, *sizes, "-o", "s.st").code == 0
+    )
+    assert xtool("evaluate", "m.st", "--data", "s.st").code == 0
+    assert xtool(*train, "--positions", "rotary", "-o", "r.st").code == 0
+    assert xtool("evaluate", "r.st", "--data", "long.st").code == 0
+    for flags, message in (
+        (["--dims-from", 11], "`--dims-from` is 11"),
+        (["--scale", 0], "`--scale` is 0"),
+        (["--skew", -1], "`--skew` is -1"),
+    ):
+        done = xtool("prepare", "regression", *flags, "-o", "x.st")
+        assert (done.code, message in done.err) == (2, True), done

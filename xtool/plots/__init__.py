@@ -32,7 +32,8 @@ class Request:
 class Plot(Protocol):
     """What a file in this folder ends with, as `ENTRY`; it also declares literals `X` and `BY`.
 
-    `LAST` says that only the last evaluation of a run is meant, `Y` names the metric to draw.
+    `LAST` says that only the last evaluation of a run is meant, `Y` names the metric to draw,
+    `BASELINES = False` leaves their lines out.
     """
 
     def __call__(self, axes: "Axes", request: Request) -> None:

@@ -75,7 +75,8 @@ def request(
         chosen = [one for one in chosen if one["split"] == "dev"]
     if registry.literal("plots", kind, "LAST", False) and not {x, by} & {"step", "epoch"}:
         chosen = last(chosen)
-    return Request(chosen, x, y, by, _baselines(rows, chosen, y))
+    lines = registry.literal("plots", kind, "BASELINES", True)
+    return Request(chosen, x, y, by, _baselines(rows, chosen, y) if lines else ())
 
 
 def _baselines(rows: Sequence[Row], chosen: Sequence[Row], y: str) -> list[Row]:
@@ -115,7 +116,9 @@ def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
         axes.set_ylabel(_y_label(asked))
         plot(axes, asked)
         for one, line in zip(asked.baselines, cycle((":", "-.", "--"))):
-            axes.axhline(one["value"], color="0.4", linestyle=line, label=one["metric"])
+            axes.axhline(
+                one["value"], color="0.4", linestyle=line, label=one["metric"].replace("_", " ")
+            )
         if title:
             (figure.suptitle if len(figure.axes) > 1 else axes.set_title)(printable(title))
         handles, labels = axes.get_legend_handles_labels()

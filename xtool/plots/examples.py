@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 X = "examples"
 BY = "label"
+BASELINES = False  # they are series of their own
 
 
 def examples(axes: "Axes", request: Request) -> None:

@@ -5,6 +5,8 @@ Rows come from `evaluate --loops`; the band is the 95 % interval.
 
 from typing import TYPE_CHECKING
 
+from matplotlib.ticker import LogLocator
+
 from xtool.plots import Plot, Request
 from xtool.plots._draw import COLOURS, series_label
 from xtool.plots.curves import curves
@@ -34,11 +36,18 @@ def loops(axes: "Axes", request: Request) -> None:
 
 
 def logarithmic(axes: "Axes", request: Request) -> None:
-    """Errors by powers of ten, from just below the smallest of a model."""
+    """Errors by powers of ten, from just below the smallest of a model or a baseline."""
     errors = [one["value"] for one in request.rows if one.get("arch")]
-    if request.y == "squared_error" and errors and min(errors) > 0:
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=min(errors) / 2)
+    if request.y != "squared_error" or not errors or min(errors) <= 0:
+        return
+    least = min(errors)
+    least = min([least, *(one["value"] for one in request.baselines if one["value"] > least / 100)])
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=least / 1.5)
+    few = axes.get_ylim()[1] < 30 * axes.get_ylim()[0]
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if few else "")
 
 
 ENTRY: Plot = loops
