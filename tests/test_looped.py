@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Result, configuration
+from conftest import Result, configuration, grow_to
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,9 +20,7 @@ from xtool.dataset import Split
 from xtool.errors import UsageError
 from xtool.evaluation.details import Asked, details
 from xtool.header import Header
-from xtool.surgery.grow import grow
 from xtool.surgery.loops import fold, unroll
-from xtool.surgery.plan import plan
 from xtool.tasks import Shape
 from xtool.tasks.regression import Regression
 
@@ -45,7 +43,7 @@ def made(dtype: torch.dtype = torch.float64, **dials: Any) -> nn.Module:
 def written(path: Path, model: nn.Module, dials: dict[str, Any]) -> nn.Module:
     """The same model, in a file too."""
     config = configuration("looped", PROMPTS, n_layers=2, bias="all", **dials)
-    save(path, Header("model", config), model.state_dict())
+    save(path, Header(kind="model", config=config), model.state_dict())
     return model
 
 
@@ -239,7 +237,7 @@ def test_folding_takes_the_mean_of_the_loops(tmp_path: Path) -> None:
     config = configuration("gpt", PROMPTS, n_layers=4)
     model = build(config)
     start(model, layout(config), 0)
-    save(tmp_path / "deep.st", Header("model", config), model.state_dict())
+    save(tmp_path / "deep.st", Header(kind="model", config=config), model.state_dict())
     _, proof = fold(tmp_path / "deep.st", tmp_path / "loop.st", 2)
     assert not proof.exact
     _, _, found = read_model(tmp_path / "loop.st")
@@ -254,12 +252,9 @@ def test_folding_takes_the_mean_of_the_loops(tmp_path: Path) -> None:
 def test_every_injection_grows_exactly(injection: str, method: str, tmp_path: Path) -> None:
     dials = {"injection": injection, "n_loops": 3, "norm": "rmsnorm"}
     written(tmp_path / "small.st", made(**dials), dials)
-    changes = {"d_model": 32, "d_ff": 128, "n_layers": 3}
-    chosen, proof, _ = grow(
-        tmp_path / "small.st", tmp_path / "large.st", lambda r: plan(r, changes, method, {}, 0)
+    proof = grow_to(
+        tmp_path / "small.st", tmp_path / "large.st", method, d_model=32, d_ff=128, n_layers=3
     )
-    assert chosen.exact
-    assert proof is not None
     assert proof.exact
 
 

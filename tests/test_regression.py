@@ -163,12 +163,12 @@ def test_sizes_that_cannot_be(args: list[Any], message: str, xtool: Run) -> None
 
 
 def test_shifted_points_have_the_spread_that_they_say() -> None:
-    task = {"function": "linear", "dims": 4, "points": 20, "noise": 0.0, "scale": 2.0, "skew": 2.0}
-    x, y = function_of(task)(4000, torch.Generator().manual_seed(0))
+    own = task("linear", dims=4, points=20, scale=2.0, skew=2.0)
+    x, y = function_of(own)(4000, torch.Generator().manual_seed(0))
     assert float(x.square().sum(2).mean()) == pytest.approx(4 * 2**2, rel=0.05)
-    assert float(y.square().mean()) == pytest.approx(variance_of(task), rel=0.1)
+    assert float(y.square().mean()) == pytest.approx(variance_of(own), rel=0.1)
     # Inside a prompt the variance falls as 1/i^2.
-    long = function_of({**task, "points": 2000})(20, torch.Generator().manual_seed(1)).x
+    long = function_of({**own, "points": 2000})(20, torch.Generator().manual_seed(1)).x
     spread = torch.linalg.eigvalsh(long.transpose(1, 2) @ long / 2000).flip(1).mean(0)
     wanted = torch.arange(1, 5) ** -2.0
     torch.testing.assert_close(spread / spread.sum(), wanted / wanted.sum(), rtol=0.1, atol=0.01)

@@ -198,7 +198,7 @@ class Embed(nn.Module):
         if self.weight is not None:
             x = F.embedding(inputs.long(), self.weight)  # (B, T, D)
         elif self.read is not None:
-            x = self.read(inputs)  # (B, T, D)
+            x = self.read(inputs.to(self.read.weight.dtype))  # (B, T, D)
         if self.positions is not None:
             count = inputs.shape[1]
             x = x + self.positions[self.cache.places(count) if self.cache else slice(count)]

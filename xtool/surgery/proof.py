@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Integer
+from jaxtyping import Num
 from torch import Tensor
 
 from xtool.archs import Stage, stored_stages
@@ -62,7 +62,7 @@ class Proof:
 
 
 @torch.inference_mode()
-def walk(reader: Reader, inputs: Integer[Tensor, "B T"]) -> tuple[Tensor, Callable[[], Stage]]:
+def walk(reader: Reader, inputs: Num[Tensor, "B T *d"]) -> tuple[Tensor, Callable[[], Stage]]:
     """What a stored model's last stage is given, (B, ...), and what reads that stage."""
     *stages, (_, read_last) = stored_stages(reader)
     x = inputs
@@ -73,7 +73,7 @@ def walk(reader: Reader, inputs: Integer[Tensor, "B T"]) -> tuple[Tensor, Callab
     return x, read_last
 
 
-def _parts(x: Tensor, inputs: Integer[Tensor, "B T"]) -> tuple[Tensor, ...]:
+def _parts(x: Tensor, inputs: Num[Tensor, "B T *d"]) -> tuple[Tensor, ...]:
     """Tensors of a few examples each, of `AT_ONCE` positions or of one example."""
     return torch.split(x, max(1, AT_ONCE // inputs.shape[1]))
 
@@ -139,7 +139,7 @@ class _Found:
 def _run_both(
     small: Reader,
     grown: Reader,
-    inputs: Integer[Tensor, "B T"],
+    inputs: Num[Tensor, "B T *d"],
     loss: Callable[[Tensor, slice], Tensor] | None = None,
 ) -> _Found:
     """The largest difference, the largest logit, and of a loss of some examples both means."""

@@ -69,9 +69,11 @@ class Pad:
         There the small model's gradient is shared with the averaged entries, and a copied moment
         is up to 7% off.
         """
-        if growth.new.axes(name)[0].role != "scales":
+        axis = growth.new.axes(name)[0]
+        if axis.role != "scales":
             return Carry(prefix, growth.root(name))
-        gain = growth.normed and not name.endswith("bias")
+        # One number for the whole stream stands behind no norm.
+        gain = growth.normed and not name.endswith("bias") and axis.factors != (1,)
         return Carry(prefix, sqrt(1 / growth.ratio(RESIDUAL)) if gain else 1.0)
 
     def _gain(self, growth: Growth, name: str, values: Tensor, new: Tensor) -> Tensor:
