@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,46 @@ def test_one_pass_gives_what_separate_runs_give(injection: str, loop_norm: bool)
         assert torch.equal(found[loops - 1].logits, alone(x))
     model.train()
     assert torch.equal(model(x)[-1], found[2].logits)
+
+
+COMPILED = """
+import torch
+from functools import partial
+from xtool.archs import build
+from xtool.config import model_options
+
+def made(**dials):
+    config = {one.name: one.default for one in model_options("looped")} | dials
+    shape = {"vocab_size": None, "context": 8, "n_outputs": 1, "d_input": 3, "arch": "looped"}
+    model = build(config | shape).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+found = []
+
+def backend(graph, inputs):
+    found.append(graph)
+    return graph.forward
+
+small = {"d_model": 8, "n_heads": 2, "d_head": 4, "d_value": 4, "n_kv_heads": 2, "d_ff": 16}
+model, x = made(**small, n_loops=3, loops_from=3, loss_loops=3), torch.randn(2, 8, 3)
+with torch.no_grad():
+    wanted = [one.logits for one in model.every_loop(x, 9)]
+    assert model.compile_part(partial(torch.compile, backend=backend))
+    for loops in (3, 5, 9):
+        *_, last = model.every_loop(x, loops)
+        torch.testing.assert_close(last.logits, wanted[loops - 1])
+assert len(found) == 1, len(found)
+untied = made(**small, n_loops=2, loops_from=2, loss_loops=2, n_layers=2, untied=True)
+assert not untied.compile_part(torch.compile)
+"""
+
+
+def test_one_loop_is_compiled_and_serves_any_number_of_them() -> None:
+    # In a process of its own: the checks of types in the tests are nothing to compile.
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_masks_and_noise_between_loops() -> None:

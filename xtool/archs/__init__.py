@@ -123,6 +123,14 @@ class Loops(Protocol):
 
 
 @runtime_checkable
+class Compiling(Protocol):
+    """A model with a part to compile in place of the whole."""
+
+    def compile_part(self, compiler: Callable[..., Any]) -> bool:
+        """Put what the compiler makes of a function in its place, or say that there is no part."""
+
+
+@runtime_checkable
 class TrainingFlops(Protocol):
     """An architecture whose training does not cost three times its forward pass."""
 

@@ -7,7 +7,7 @@ no activations and no gradient. With one loop it is the `gpt` of the same tensor
 injection `none`, where z_0 = e, blocks that are `untied` and no `loop_norm`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -161,6 +161,7 @@ class Looped(Gpt):
         self.by, self.every, self.last = c.loops_by, c.loops_every, c.loss_loops
         self.loop_norm, self.d_model = c.loop_norm, c.d_model
         self.each = c.n_layers // c.n_loops if getattr(c, "untied", False) else c.n_layers
+        self.turn: Callable[..., Tensor] = self._turn
         self.noise = float(getattr(c, "state_noise", 0.0))
         self.step = 0
 
@@ -209,17 +210,26 @@ class Looped(Gpt):
                 z = z + noise * _normal(z, drawn)
             if between:
                 z = between.at("state", z)
-            x = self.inject(z, e)
-            for block in self.blocks_of(loop):
-                x = block(x)
-            x = x[..., : self.d_model]
-            z = self.head.norm(x) if self.loop_norm else x
+            z = self.turn(z, e, loop * self.each % len(self.blocks))
             yield z
 
-    def blocks_of(self, loop: int) -> Iterator[nn.Module]:
-        """The blocks of a loop; untied ones begin again after the last."""
-        count = len(self.blocks)
-        return (self.blocks[(loop * self.each + i) % count] for i in range(self.each))
+    def _turn(
+        self, z: Float[Tensor, "B T D"], e: Float[Tensor, "B T D"], first: int
+    ) -> Float[Tensor, "B T D"]:
+        """One loop, with its blocks from the first one on; untied ones begin again after all."""
+        x = self.inject(z, e)
+        for block in self.blocks[first : first + self.each]:
+            x = block(x)
+        x = x[..., : self.d_model]
+        out: Tensor = self.head.norm(x) if self.loop_norm else x
+        return out
+
+    def compile_part(self, compiler: Callable[..., Any]) -> bool:
+        """Compile one loop, which serves any number of them; not if each has its own blocks."""
+        if self.each == len(self.blocks):
+            self.turn = compiler(self._turn)
+            return True
+        return False
 
     def at_step(self, step: int) -> None:
         """Where a ramp of loops stands."""

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from xtool.archs import Stepped, count
+from xtool.archs import Compiling, Stepped, count
 from xtool.dataset import Drawn
 from xtool.errors import Diverged, Interrupted
 from xtool.evaluation.score import LOWER_IS_BETTER, columns_of_model, score_rows, scores
@@ -71,7 +71,8 @@ class _Loop:
         if self.sharded:
             gather(run.model, run.shown)
         if run.dials["compile"]:
-            self.who.forward = torch.compile(self.who.forward)
+            part = isinstance(run.model, Compiling) and run.model.compile_part(torch.compile)
+            self.who.forward = self.who.forward if part else torch.compile(self.who.forward)
         self.optimizers = make(run.model, run.layout, run.dials, slots)
         self.slots = {name: slot.earlier(run.position.step) for name, slot in slots.items()}
         done = run.position.stopped or run.position.step >= self.total
