@@ -213,6 +213,24 @@ def test_masks_and_noise_between_loops() -> None:
     assert torch.equal(noisy[0][3].logits, noisy[1][3].logits), "the same noise each time"
 
 
+def test_registers_are_read_and_remember_only_without_a_causal_mask() -> None:
+    x, _ = prompts()
+    other = x.clone()
+    other[:, 0] += 1
+    for causal in (True, False):
+        model = made(n_loops=3, registers=2, causal=causal).eval()
+        assert model(x).shape == (3, 14, 1)
+        states = [list(model.every_loop(one, 3))[-1].state for one in (x, other)]
+        assert states[0].shape == (3, 16, 16)
+        assert torch.equal(states[0][:, :2], states[1][:, :2]) == causal
+        before = model(x)
+        with torch.no_grad():
+            model.registers.add_(0.1)
+        assert not torch.equal(model(x), before), "they are read"
+        *_, masked = model.every_loop(x, 3, Between("state", "last", 14))
+        assert torch.equal(masked.logits, model(x)), "a mask keeps them"
+
+
 def test_noise_in_training_is_of_the_seed_and_not_in_evaluation() -> None:
     quiet, model, (x, _) = made(n_loops=3), made(n_loops=3, state_noise=0.5), prompts()
     assert torch.equal(model.eval()(x), quiet.eval()(x))
@@ -371,6 +389,7 @@ def test_a_looped_model_on_the_command_line(xtool: Run, tmp_path: Path) -> None:
         (["evaluate", "l.st", "--mask", "state", "--keep", "1"], 2, "neither first: nor last:"),
         (["evaluate", "l.st", "--mask", "state", "--keep", "last:13"], 2, "has 12 positions"),
         (["evaluate", "l.st", "--state-noise", "-1"], 2, "`--state-noise` is -1"),
+        ([*args, "--registers", -1, "-o", "x.st"], 2, "`registers` is -1"),
         (["grow", "l.st", "--unroll", "--to", 32], 2, "`--unroll` changes no size"),
         (["slice", "l.st", "--fold", 2], 2, "fold a `gpt`"),
         ([*args, "--untied", "-o", "x.st"], 2, "`n_layers` (1) must be divisible"),

@@ -89,13 +89,13 @@ class Between:
     kept: int = 0
     noise: float = 0.0
 
-    def at(self, what: str, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """A state or an input with the positions that are not kept set to 0."""
+    def at(self, what: str, x: Float[Tensor, "B RT D"], skip: int) -> Float[Tensor, "B RT D"]:
+        """A state or an input with the positions that are not kept set to 0, but the first few."""
         if what != self.mask:
             return x
         places = torch.arange(x.shape[1], device=x.device)  # (T,)
-        first, stop = self.kept, x.shape[1] - self.kept
-        there = places < first if self.keep == "first" else places >= stop
+        first, stop = skip + self.kept, x.shape[1] - self.kept
+        there = places < first if self.keep == "first" else (places >= stop) | (places < skip)
         return torch.where(there[:, None], x, 0.0)
 
 

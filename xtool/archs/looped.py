@@ -5,6 +5,10 @@ every loop (Yang et al., 2023, arXiv:2311.12424; Giannou et al., 2023, arXiv:230
 scores every z. Training takes the mean loss of the last `loss_loops` loops; those before them leave
 no activations and no gradient. With one loop it is the `gpt` of the same tensors; so it is with the
 injection `none`, where z_0 = e, blocks that are `untied` and no `loop_norm`.
+
+`registers` stand before the input, as in Darcet et al. (2023, arXiv:2309.16588). Every position may
+read them, but under a causal mask they read one another alone: what they carry from loop to loop is
+then the same for every input, and a memory of it only without that mask.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,13 +37,16 @@ OPTIONS = [
     ("injection", "add|scaled|gated|concat|none", "add", "how the input joins the state in a loop"),
     ("loop_norm", "bool", True, "norm the state after every loop, not only before the head"),
     ("untied", "bool", False, "each loop has blocks of its own, a part of n_layers"),
+    ("registers", "int", 0, "learned vectors before the input, with a state and no output"),
     ("state_noise", "float", 0.0, "standard deviation of noise on the state in training"),
 ]
 TASK = "regression"
 CACHED = False
 TUNABLE = ["n_loops", "loops_from", "loops_by", "loops_every", "loss_loops", "state_noise"]
-LATER = ["untied", "state_noise"]
+LATER = ["untied", "registers", "state_noise"]
+MAX_REGISTERS = 1 << 12
 AXES = {
+    "registers": ("registers", "d_model"),
     "inject.scale": ("=1",),
     "inject.state.weight": ("d_model", "<d_model"),
     "inject.input.weight": ("d_model", "<d_model"),
@@ -161,6 +168,10 @@ class Looped(Gpt):
         self.by, self.every, self.last = c.loops_by, c.loops_every, c.loss_loops
         self.loop_norm, self.d_model = c.loop_norm, c.d_model
         self.each = c.n_layers // c.n_loops if getattr(c, "untied", False) else c.n_layers
+        self.count = int(getattr(c, "registers", 0))
+        self.registers: nn.Parameter | None = None
+        if self.count:
+            self.registers = nn.Parameter(torch.empty(self.count, c.d_model))
         self.turn: Callable[..., Tensor] = self._turn
         self.noise = float(getattr(c, "state_noise", 0.0))
         self.step = 0
@@ -172,10 +183,10 @@ class Looped(Gpt):
     def forward(self, inputs: Num[Tensor, "B T *d"]) -> Float[Tensor, "*S B T C"]:
         """Logits after the last loop; in training those of the loops that the loss is of."""
         if not self.training:
-            *_, last = self.states(self.embed(inputs), self.loops)
+            *_, last = self.states(self.read(inputs), self.loops)
             return self._scored(last)
         loops = self.trained_loops()
-        e, z = self.embed(inputs), None
+        e, z = self.read(inputs), None
         silent = loops - min(self.last, loops)
         with torch.no_grad():
             for state in self.states(e, silent):
@@ -187,8 +198,15 @@ class Looped(Gpt):
         self, inputs: Num[Tensor, "B T *d"], loops: int, between: Between | None = None
     ) -> Iterator[After]:
         """The logits and the state after each of so many loops, in one pass."""
-        for z in self.states(self.embed(inputs), loops, between=between):
+        for z in self.states(self.read(inputs), loops, between=between):
             yield After(self._scored(z), z)
+
+    def read(self, inputs: Num[Tensor, "B T *d"]) -> Float[Tensor, "B RT D"]:
+        """The embedded input, behind the registers."""
+        e: Tensor = self.embed(inputs)
+        if self.registers is None:
+            return e
+        return torch.cat([self.registers.to(e.dtype).expand(len(e), -1, -1), e], 1)
 
     def states(
         self,
@@ -200,7 +218,7 @@ class Looped(Gpt):
     ) -> Iterator[Float[Tensor, "B T D"]]:
         """The state after each loop from `first` on, from z, or from the start."""
         if between:
-            e = between.at("input", e)
+            e = between.at("input", e, self.count)
         if z is None:
             z = e if self.inject.nothing else torch.zeros_like(e)
         noise = between.noise if between else self.noise * self.training
@@ -209,7 +227,7 @@ class Looped(Gpt):
             if loop and noise:
                 z = z + noise * _normal(z, drawn)
             if between:
-                z = between.at("state", z)
+                z = between.at("state", z, self.count)
             z = self.turn(z, e, loop * self.each % len(self.blocks))
             yield z
 
@@ -243,7 +261,8 @@ class Looped(Gpt):
             return int(torch.randint(self.fewest, self.loops + 1, ()))
         return int(min(self.loops, self.fewest + self.step // self.every))
 
-    def _scored(self, z: Float[Tensor, "*S B T D"]) -> Float[Tensor, "*S B T C"]:
+    def _scored(self, z: Float[Tensor, "*S B RT D"]) -> Float[Tensor, "*S B T C"]:
+        z = z[..., self.count :, :]
         return self.head.scored(z if self.loop_norm else self.head.norm(z))
 
 
@@ -270,6 +289,8 @@ class _Entry:
                 f"`n_layers` ({c['n_layers']}) must be divisible by `n_loops` ({c['n_loops']}): "
                 "untied loops have as many blocks each"
             )
+        if not 0 <= c.get("registers", 0) <= MAX_REGISTERS:
+            raise UsageError(f"`registers` is {c['registers']}, it must be 0 to {MAX_REGISTERS}")
         if c.get("state_noise", 0.0) < 0:
             raise UsageError(f"`state_noise` is {c['state_noise']}, it must be 0 or more")
         for name in ("loss_loops", "loops_every"):
@@ -297,9 +318,11 @@ class _Entry:
     def _parts(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """Of one loop, and of what is outside them."""
         rest = GPT.flops({**config, "n_layers": 0})
-        inject = 4 * config["context"] * config["d_model"] ** 2
+        positions = config["context"] + config.get("registers", 0)
+        inject = 4 * positions * config["d_model"] ** 2
         inject *= config["injection"] in ("gated", "concat")
-        blocks = GPT.flops(config) - rest
+        wide = {**config, "context": positions}
+        blocks = GPT.flops(wide) - GPT.flops({**wide, "n_layers": 0})
         if config.get("untied"):
             blocks //= config["n_loops"]
         return blocks + inject, rest
