@@ -16,6 +16,7 @@ from xtool.checkpoint import load
 from xtool.layers.attention._fixed import near
 from xtool.layers.attention._flex import flex
 from xtool.layers.attention._kernel import attend, kernel
+from xtool.storage import Source
 from xtool.training import routes
 
 RUN = ["--d-model", 16, "--n-layers", 1, "--n-heads", 2, "--threads", 1, "--batch-size", 32]
@@ -109,10 +110,13 @@ def test_another_route_is_another_run(
     args = ["train", data, *RUN, "--steps", 2, "--keep-state", "-o", "m.st"]
     assert xtool(*args).code == 0
     (tmp_path / "m.st").unlink()
-    monkeypatch.setattr("xtool.training.setup.choose", lambda *args: "torch+plain")
+    with Source(tmp_path / "m.resume.st") as source:
+        own = source.require_header("resume").training["route"]
+    other = next(name for name in routes.ROUTES if name != own)
+    monkeypatch.setattr("xtool.training.setup.choose", lambda *args: other)
     done = xtool(*args, "--resume")
     assert done.code == 1
-    assert "`route` is torch+sdpa there, torch+plain here" in done.err
+    assert f"`route` is {own} there, {other} here" in done.err
 
 
 def test_bf16_rounds_products_and_keeps_weights(
