@@ -174,11 +174,12 @@ class _Local(torch.autograd.Function):
         ctx.settings = found, ramp, causal, scale, dropout, seed
         out = v.new_empty(len(found.own), found.block, v.shape[-1])
         for one in _groups(ctx, q, k, v, r):
-            used = one.weights if one.kept is None else one.weights * one.kept
-            out.index_copy_(0, one.places, torch.bmm(used.to(v.dtype), one.values))
-        mixed = _whole(out, q)
-        ctx.save_for_backward(q, k, v, r, mixed)
-        return mixed
+            used = one.shares if one.kept is None else one.shares * one.kept
+            mixed = torch.bmm(used.to(v.dtype), one.values).div_(one.total)  # (m, b, W)
+            out.index_copy_(0, one.places, mixed)
+        whole = _whole(out, q)
+        ctx.save_for_backward(q, k, v, r, whole)
+        return whole
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -193,11 +194,11 @@ class _Local(torch.autograd.Function):
         for one in _groups(ctx, q, k, v, r):
             g = given.index_select(0, one.places)  # (m, b, W)
             through = torch.bmm(g, one.values.transpose(1, 2)).to(r.dtype)  # (m, b, S)
-            used = one.weights
+            used = weights = one.shares.div_(one.total)
             if one.kept is not None:
                 used, through = used * one.kept, through * one.kept
             dv.index_add_(0, one.reach, _apart(torch.bmm(used.to(v.dtype).transpose(1, 2), g), dv))
-            ds = through.sub_(delta.index_select(0, one.places)).mul_(one.weights)
+            ds = through.sub_(delta.index_select(0, one.places)).mul_(weights)
             low = ds.to(q.dtype)
             dq.index_copy_(0, one.places, torch.bmm(low, one.keys).mul_(scale))
             dk.index_add_(0, one.reach, _apart(torch.bmm(low.transpose(1, 2), one.queries), dk))
@@ -220,7 +221,8 @@ class _Group(NamedTuple):
     places: Int64[Tensor, " m"]
     reach: Int64[Tensor, " mc"]
     inside: Float[Tensor, "m b S"]
-    weights: Float[Tensor, "m b S"]
+    shares: Float[Tensor, "m b S"]  # the weights times their total
+    total: Float[Tensor, "m b 1"]
     queries: Float[Tensor, "m b K"]  # times the scale
     keys: Float[Tensor, "m S K"]
     values: Float[Tensor, "m S W"]
@@ -228,7 +230,10 @@ class _Group(NamedTuple):
 
 
 def _groups(ctx: Any, q: Tensor, k: Tensor, v: Tensor, r: Tensor) -> Iterator[_Group]:
-    """Each group with its weights, the same whenever it is asked for."""
+    """Each group with its weights, the same whenever it is asked for.
+
+    Only a gradient needs them divided by their total: there are more keys than values to divide.
+    """
     found, ramp, causal, scale, dropout, seed = ctx.settings
     q, k, v = (_blocks(one, found.block) for one in (q, k, v))
     r = _blocks(r[..., None], found.block, 1.0)  # (M, b, 1)
@@ -241,19 +246,18 @@ def _groups(ctx: Any, q: Tensor, k: Tensor, v: Tensor, r: Tensor) -> Iterator[_G
         far = _far(found.block, back, ahead, ramp, causal, r.dtype, r.device)  # (b, S)
         inside = torch.sub(r.index_select(0, some), far).clamp_(0, 1)  # (m, b, S)
         scores = torch.bmm(queries, keys.transpose(1, 2))
-        weights = scores.softmax(-1, dtype=r.dtype).mul_(inside)
-        total = weights.sum(-1, keepdim=True)
+        shares = scores.softmax(-1, dtype=r.dtype).mul_(inside)
+        total = shares.sum(-1, keepdim=True)
         if not float(total.min()) >= LEAST:
             # Keys outside the window outweigh those inside beyond what numbers hold.
             scores = scores.to(r.dtype).masked_fill_(inside == 0, float("-inf"))
-            weights = scores.softmax(-1).mul_(inside)
-            total = weights.sum(-1, keepdim=True)
-        weights.div_(total)
+            shares = scores.softmax(-1).mul_(inside)
+            total = shares.sum(-1, keepdim=True)
         kept = None
         if drawn is not None:
-            kept = torch.empty_like(weights).bernoulli_(1 - dropout, generator=drawn)
+            kept = torch.empty_like(shares).bernoulli_(1 - dropout, generator=drawn)
             kept.div_(1 - dropout)
-        yield _Group(some, reach, inside, weights, queries, keys, values, kept)
+        yield _Group(some, reach, inside, shares, total, queries, keys, values, kept)
 
 
 class Windowed(Plain):
