@@ -661,6 +661,17 @@ def test_the_attention_experiment_runs(tmp_path: Path) -> None:
         assert (tmp_path / "out" / f"{picture}.png").exists()
 
 
+@pytest.mark.slow
+def test_the_looped_experiment_runs(tmp_path: Path) -> None:
+    done = shell(f"bash {ROOT / 'examples' / 'looped.sh'} --fast out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "out" / "tables.md").read_text()
+    for label in ("fixed", "random", "twelve-layers", "4-2"):
+        assert f"| {label} " in table
+    for picture in ("twin-loops", "twin-curves", "examples", "exits", "tokens", "grid-loops"):
+        assert (tmp_path / "out" / f"{picture}.png").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_file_is_written_is_one_line_and_leaves_nothing(
     number: signal.Signals,

@@ -11,7 +11,8 @@ from xtool.rows import Row, require_column, row, short
 # The metric that each baseline is one of.
 BASELINES = {"majority": "accuracy", "unigram": "loss", "bigram": "loss"}
 BASELINES |= dict.fromkeys(
-    ("least_squares", "ridge", "lasso", "nearest", "averaging"), "squared_error"
+    ("least_squares", "ridge", "lasso", "nearest", "averaging", "tree", "boosted_trees"),
+    "squared_error",
 )
 ALONGSIDE = ("metric", "split", "seed", "replica", "step", "epoch", "tensor", "layer")
 UNLIKE = ("arch", "task", "data", "split", "metric")

@@ -13,9 +13,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional as F
 
+from xtool.errors import UsageError
 from xtool.tasks._functions import Prompts, variance_of
 
 NEIGHBOURS = 3
+BOOSTED = {"n_estimators": 50, "max_depth": 4, "learning_rate": 0.1}
 PENALTY = 0.01  # lasso's, beside half the mean squared error
 TURNS = 300
 CHUNK = 128  # prompts at once
@@ -70,7 +72,33 @@ def averaging(x: Points, y: Values, query: Query) -> Float64[Tensor, " N"]:
     return ((x * y[..., None]).mean(1) * query).sum(1)
 
 
-def errors_of(found: Prompts, task: Mapping[str, Any]) -> dict[str, Float[Tensor, "N n"]]:
+def trees(x: Points, y: Values, query: Query, boosted: int, depth: int) -> Float64[Tensor, " N"]:
+    """A greedy tree, or 50 boosted ones of depth 4 (Yang et al., 2023), by scikit-learn.
+
+    Raises:
+        UsageError: the package is missing.
+    """
+    try:
+        from sklearn.ensemble import GradientBoostingRegressor
+        from sklearn.tree import DecisionTreeRegressor
+    except ImportError as error:
+        raise UsageError(
+            "`--trees` needs the package scikit-learn", "pip install 'xtool[trees]'"
+        ) from error
+    out = []
+    for points, values, asked in zip(x.numpy(), y.numpy(), query.numpy(), strict=True):
+        model = (
+            GradientBoostingRegressor(**BOOSTED, random_state=0)
+            if boosted
+            else DecisionTreeRegressor(max_depth=depth, random_state=0)
+        )
+        out.append(float(model.fit(points, values).predict(asked[None])[0]))
+    return torch.tensor(out, dtype=x.dtype)
+
+
+def errors_of(
+    found: Prompts, task: Mapping[str, Any], with_trees: bool = False
+) -> dict[str, Float[Tensor, "N n"]]:
     """The errors of each method that suits a task, by name, in single precision."""
     methods: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "least_squares": partial(_one_by_one, least_squares),
@@ -82,6 +110,10 @@ def errors_of(found: Prompts, task: Mapping[str, Any]) -> dict[str, Float[Tensor
         methods["ridge"] = partial(_one_by_one, solve)
     if task["function"] == "sparse":
         methods["lasso"] = lasso
+    if with_trees:
+        for boosted, name in enumerate(("tree", "boosted_trees")):
+            solve = partial(trees, boosted=boosted, depth=task["depth"])
+            methods[name] = partial(_one_by_one, solve)
     x, y = (one.double().cpu() for one in found)
     errors = {}
     for name, method in methods.items():

@@ -43,6 +43,7 @@ OPTIONS = [
     ("dims_from", "int", None, "dims that training begins with, one more every `grow_every`"),
     ("points_from", "int", None, "points that training begins with, two more every `grow_every`"),
     ("grow_every", "int", 5000, "steps, see `dims_from` and `points_from`"),
+    ("trees", "bool", False, "also a tree and boosted trees for each dev and test point: slow"),
     ("epoch_size", "int", 64000, "prompts that count as an epoch; they are drawn, not stored"),
     ("dev_size", "int", 1280, "prompts to choose by"),
     ("test_size", "int", 1280, "prompts to report on"),
@@ -102,7 +103,7 @@ class Regression:
             generator = torch.Generator().manual_seed(derive(seed, "prompts", name))
             found = function_of(task, rows[name])(task["sizes"][name], generator)
             inputs, targets = tokens(found)
-            splits[name] = Split(inputs, targets, extra=errors_of(found, task))
+            splits[name] = Split(inputs, targets, extra=errors_of(found, task, dials["trees"]))
         return Prepared(task, {}, splits)
 
     def prepare_lines(self, files: Mapping[str, Text], dials: Mapping[str, Any]) -> Prepared:
