@@ -377,6 +377,8 @@ def test_a_looped_model_on_the_command_line(xtool: Run, tmp_path: Path) -> None:
     on = ["train", "r.st", "--from", "l.st", "--threads", 1, "--steps", 2, "--n-loops", 6]
     assert xtool(*on, "-o", "m.st").code == 0
     assert "n_loops=6" in xtool("inspect", "m.st").out
+    said = xtool(*args, "--loss-loops", 9, "--dry-run", "-o", "x.st").err
+    assert "`loss_loops` 9 is above `n_loops` 4: the loss is of all 4" in said
     # Where it is one run or two makes no difference.
     long = ["--steps", 6, "--eval-every", 3, "--save-every", 3]
     assert xtool(*args, *long, "--keep-state", "-o", "again.st").code == 0

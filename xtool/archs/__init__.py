@@ -138,6 +138,14 @@ class TrainingFlops(Protocol):
         """Operations of training on one example."""
 
 
+@runtime_checkable
+class Noting(Protocol):
+    """An architecture that has something to say on dials that do less than they seem to."""
+
+    def notes(self, config: Mapping[str, Any]) -> list[str]:
+        """Lines for whoever trains it."""
+
+
 def architecture(config: Mapping[str, Any]) -> Architecture:
     """The architecture of a configuration; warns when a user's own file has changed since."""
     registry.warn_if_changed(config.get("sources", {}))

@@ -298,6 +298,13 @@ class _Entry:
                 raise UsageError(f"`{name}` is {c[name]}, it must be at least 1")
         return c
 
+    def notes(self, config: Mapping[str, Any]) -> list[str]:
+        """Where the loss has more loops than there are."""
+        loops, last = config["n_loops"], config["loss_loops"]
+        if last <= loops:
+            return []
+        return [f"`loss_loops` {last} is above `n_loops` {loops}: the loss is of all {loops}"]
+
     def build(self, config: Mapping[str, Any]) -> nn.Module:
         return Looped(SimpleNamespace(**config))
 

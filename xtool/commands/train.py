@@ -173,6 +173,7 @@ def train(
 
 def _train(asked: "Asked", notes: Notes, processes: "Processes") -> None:
     """Plan, say and do it; of several processes the first one speaks."""
+    from xtool.archs import Noting, architecture
     from xtool.atomic import replacing, require_writable
     from xtool.commands._progress import ProgressBar
     from xtool.commands._tensorboard import TensorBoard
@@ -189,6 +190,9 @@ def _train(asked: "Asked", notes: Notes, processes: "Processes") -> None:
         f"{run.threads} thread{'s' * (run.threads > 1)}{together}, "
         f"{run.route} -> {run.out}"
     )
+    arch = architecture(run.config)
+    for note in arch.notes(run.config) if isinstance(arch, Noting) else ():
+        notes.say(note)
     for name, value in sorted((dict(run.config) | dict(run.dials)).items()):
         notes.detail(f"  {name} = {value}")
     for path in outputs(run.out) if run.dials["keep_best"] else outputs(run.out)[:-1]:
