@@ -377,6 +377,9 @@ def test_a_looped_model_on_the_command_line(xtool: Run, tmp_path: Path) -> None:
     on = ["train", "r.st", "--from", "l.st", "--threads", 1, "--steps", 2, "--n-loops", 6]
     assert xtool(*on, "-o", "m.st").code == 0
     assert "n_loops=6" in xtool("inspect", "m.st").out
+    # A file of what was done to one model is never averaged in silence.
+    drawn = xtool("plot", "looks.jsonl", "--kind", "loops", "-o", "mixed.png")
+    assert (drawn.code, "would be averaged as one" in drawn.err) == (2, True)
     said = xtool(*args, "--loss-loops", 9, "--dry-run", "-o", "x.st").err
     assert "`loss_loops` 9 is above `n_loops` 4: the loss is of all 4" in said
     # Where it is one run or two makes no difference.
@@ -384,7 +387,7 @@ def test_a_looped_model_on_the_command_line(xtool: Run, tmp_path: Path) -> None:
     assert xtool(*args, *long, "--keep-state", "-o", "again.st").code == 0
     assert (tmp_path / "again.st").read_bytes() == (tmp_path / "l.st").read_bytes()
     for command, code, message in (
-        (["evaluate", "l.st", "--loops", "0:3"], 2, "are not numbers of 1 to"),
+        (["evaluate", "l.st", "--loops", "0:3"], 2, "are not rising numbers of 1 to"),
         (["evaluate", "l.st", "--exits", "0"], 2, "`--exits 0` must be above 0"),
         (["evaluate", "l.st", "--mask", "state"], 2, "`--mask` and `--keep` belong together"),
         (["evaluate", "l.st", "--mask", "all", "--keep", "first:1"], 2, "all"),

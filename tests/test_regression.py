@@ -1,5 +1,6 @@
 """In-context regression: the functions, the exact methods, and tables of a user's own."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def test_tables_that_cannot_be_read(text: str, message: str, xtool: Run, tmp_pat
     ("args", "message"),
     [
         (["--dims", 0], "`--dims` is 0"),
-        (["--nonzero", 99], "it must be 1 to `--dims` (10)"),
+        (["--function", "sparse", "--nonzero", 99], "it must be 1 to `--dims` (10)"),
         (["--noise", -1], "`--noise` is -1.0"),
         (["--dev-size", 0], "`--dev-size` is 0"),
     ],
@@ -203,6 +204,13 @@ def test_a_curriculum_grows_the_prompts(xtool: Run, tmp_path: Path) -> None:
         xtool("prepare", "regression", "--dims", 4, "--points", 5, *sizes, "-o", "s.st").code == 0
     )
     assert xtool("evaluate", "m.st", "--data", "s.st").code == 0
+    # The error is over the variance of the data at hand, for models as for exact methods.
+    scaled = ["--dims", 4, "--points", 9, "--scale", 10, *sizes, "-o", "far.st"]
+    assert xtool("prepare", "regression", *scaled).code == 0
+    done = xtool("evaluate", "m.st", "--data", "far.st", "--by-examples", "--format", "jsonl")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    first = {r["label"]: r["value"] for r in rows if r.get("examples") == 0}
+    assert first["m"] == pytest.approx(first["least squares"], rel=0.5)
     assert xtool(*train, "--positions", "rotary", "-o", "r.st").code == 0
     assert xtool("evaluate", "r.st", "--data", "long.st").code == 0
     for flags, message in (

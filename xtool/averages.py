@@ -16,6 +16,8 @@ BASELINES |= dict.fromkeys(
 )
 ALONGSIDE = ("metric", "split", "seed", "replica", "step", "epoch", "tensor", "layer")
 UNLIKE = ("arch", "task", "data", "split", "metric")
+# What an evaluation did to the same model.
+ASKED = ("loops", "examples", "exit", "threshold", "mask", "keep", "kept", "state_noise")
 FRACTIONS = ("accuracy", "majority")
 
 
@@ -41,7 +43,7 @@ def summarise(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...],
         if one not in cell:
             cell.append(one)
     for found in cells.values():
-        for name in UNLIKE:
+        for name in (*UNLIKE, *ASKED):
             values = sorted({str(one.get(name)) for one in found})
             if len(values) > 1:
                 raise UsageError(
@@ -78,7 +80,7 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
             f"rows of different `{over}` are not repetitions", "average over `seed` or `replica`"
         )
     repeated = REPEATED if over in REPEATED else (over,)
-    dropped = {*repeated, "digest", "p_value", *MEASURED, "lineage_seconds"}
+    dropped = {*repeated, "digest", "p_value", *MEASURED, "lineage_seconds", "loops_used"}
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for one in rows:
         key = tuple((name, value) for name, value in one.items() if name not in dropped)
@@ -97,7 +99,8 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
             raise UsageError("the same model is there twice", "name each once")
         mean = _estimate(found)
         made = row(**dict(key)) | {"value": mean.value, "low": mean.low, "high": mean.high}
-        costs = ("params", "flops", "lineage_flops", "seconds", "lineage_seconds")
+        used = ("loops_used",) if "loops_used" in found[0] else ()
+        costs = (*used, "params", "flops", "lineage_flops", "seconds", "lineage_seconds")
         spread = {"n": len(found), "sd": stdev(float(one["value"]) for one in found)}
         out.append(made | spread | {name: _mean(found, name) for name in costs})
     return out

@@ -130,6 +130,18 @@ PRESETS = {
 }
 
 
+def fewest_of(config: Mapping[str, Any]) -> int:
+    """The fewest loops of training."""
+    given = config["loops_from"]
+    return int(config["n_loops"] if given is None else given)
+
+
+def last_of(config: Mapping[str, Any]) -> int:
+    """The last loops that the loss is of."""
+    given = config["loss_loops"]
+    return int(config["n_loops"] if given is None else given)
+
+
 class Inject(nn.Module):
     """The state and the input of a loop, (B, T, D) each, to what its blocks read."""
 
@@ -164,8 +176,8 @@ class Looped(Gpt):
     def __init__(self, c: SimpleNamespace) -> None:
         super().__init__(c)
         self.inject = Inject(c)
-        self.loops, self.fewest = c.n_loops, c.loops_from
-        self.by, self.every, self.last = c.loops_by, c.loops_every, c.loss_loops
+        self.loops, self.fewest, self.last = c.n_loops, fewest_of(vars(c)), last_of(vars(c))
+        self.by, self.every = c.loops_by, c.loops_every
         self.loop_norm, self.d_model = c.loop_norm, c.d_model
         self.each = c.n_layers // c.n_loops if getattr(c, "untied", False) else c.n_layers
         self.count = int(getattr(c, "registers", 0))
@@ -278,11 +290,11 @@ class _Entry:
         c = GPT.configure(dials, shape)
         if not 1 <= c["n_loops"] <= MAX_LOOPS:
             raise UsageError(f"`n_loops` is {c['n_loops']}, it must be 1 to {MAX_LOOPS}")
-        for name in ("loops_from", "loss_loops"):
-            c[name] = c["n_loops"] if c[name] is None else c[name]
-        if not 1 <= c["loops_from"] <= c["n_loops"]:
+        fewest, last = fewest_of(c), last_of(c)
+        if not 1 <= fewest <= c["n_loops"]:
             raise UsageError(
-                f"`loops_from` is {c['loops_from']}, it must be 1 to `n_loops` ({c['n_loops']})"
+                f"`loops_from` is {fewest}, it must be 1 to `n_loops` ({c['n_loops']})",
+                "give both where either changes",
             )
         if c.get("untied") and c["n_layers"] % c["n_loops"]:
             raise UsageError(
@@ -293,14 +305,14 @@ class _Entry:
             raise UsageError(f"`registers` is {c['registers']}, it must be 0 to {MAX_REGISTERS}")
         if c.get("state_noise", 0.0) < 0:
             raise UsageError(f"`state_noise` is {c['state_noise']}, it must be 0 or more")
-        for name in ("loss_loops", "loops_every"):
-            if c[name] < 1:
-                raise UsageError(f"`{name}` is {c[name]}, it must be at least 1")
+        for name, value in {"loss_loops": last, "loops_every": c["loops_every"]}.items():
+            if value < 1:
+                raise UsageError(f"`{name}` is {value}, it must be at least 1")
         return c
 
     def notes(self, config: Mapping[str, Any]) -> list[str]:
         """Where the loss has more loops than there are."""
-        loops, last = config["n_loops"], config["loss_loops"]
+        loops, last = config["n_loops"], last_of(config)
         if last <= loops:
             return []
         return [f"`loss_loops` {last} is above `n_loops` {loops}: the loss is of all {loops}"]
@@ -314,13 +326,20 @@ class _Entry:
         return int(config["n_loops"] * loop + rest)
 
     def training_flops(self, config: Mapping[str, Any]) -> int:
-        """Every loop forward, those of the loss and their heads backward too; of all loops."""
+        """Every loop forward, those of the loss and their heads backward too.
+
+        Loops that are drawn count as their mean; a ramp as if it were over.
+        """
         loop, rest = self._parts(config)
-        loops = config["n_loops"]
-        last = min(config["loss_loops"], loops)
         read = 2 * config["context"] * config["d_model"] * (config.get("d_input") or 0)
+        drawn = config["loops_by"] == "random"
+        counts = range(fewest_of(config) if drawn else config["n_loops"], config["n_loops"] + 1)
         # The input needs no gradient of its own: the map that reads it has two products, not three.
-        return int((loops + 2 * last) * loop + 3 * last * (rest - read) + 2 * read)
+        each = [
+            (loops + 2 * last) * loop + 3 * last * (rest - read) + 2 * read
+            for loops, last in ((n, min(last_of(config), n)) for n in counts)
+        ]
+        return int(sum(each) // len(each))
 
     def _parts(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """Of one loop, and of what is outside them."""

@@ -229,7 +229,7 @@ def _range(text: str, where: str, least: int, most: int) -> list[int]:
         parts = []
     if not parts or min(parts) < least or max(parts) > most:
         raise UsageError(
-            f"`{where}` are not numbers of {least} to {most}", "such as 1:100 or 1,5,20"
+            f"`{where}` are not rising numbers of {least} to {most}", "such as 1:100 or 1,5,20"
         )
     return parts
 

@@ -132,7 +132,7 @@ class Evaluator:
         if data_path not in self._read:
             self._read[data_path] = open_data(data_path)
         data = fitted(self._read[data_path], header, str(data_path))
-        task = task_of(header, str(path))
+        task = task_of(data.header, str(data_path))
         model = model.to(self.device)
         found, traces, detailed = {}, {}, {}
         for split in data.splits if "all" in self.splits else self.splits:

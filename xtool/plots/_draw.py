@@ -115,14 +115,17 @@ def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
         axes = figure.subplots()
         axes.set_ylabel(_y_label(asked))
         plot(axes, asked)
-        for one, line in zip(asked.baselines, cycle((":", "-.", "--"))):
+        low, high = axes.get_ylim()
+        fixed = not axes.get_autoscaley_on()
+        lines = [one for one in asked.baselines if not fixed or low <= one["value"] <= high]
+        for one, line in zip(lines, cycle((":", "-.", "--"))):
             axes.axhline(
                 one["value"], color="0.4", linestyle=line, label=one["metric"].replace("_", " ")
             )
         if title:
             (figure.suptitle if len(figure.axes) > 1 else axes.set_title)(printable(title))
         handles, labels = axes.get_legend_handles_labels()
-        if labels and (len(labels) > 1 or asked.baselines):
+        if labels and (len(labels) > 1 or lines):
             ncols = max(1, min(4, LEGEND // (max(map(len, labels)) + MARK)))
             figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=ncols)
         try:

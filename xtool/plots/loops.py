@@ -5,10 +5,10 @@ Rows come from `evaluate --loops`; the band is the 95 % interval.
 
 from typing import TYPE_CHECKING
 
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from xtool.plots import Plot, Request
-from xtool.plots._draw import COLOURS, series_label
+from xtool.plots._draw import series_label
 from xtool.plots.curves import curves
 
 if TYPE_CHECKING:
@@ -19,20 +19,20 @@ BY = "label"
 
 
 def loops(axes: "Axes", request: Request) -> None:
-    """A line a series, and an upright one in its colour."""
+    """A line a series, and an upright one at the loops of training."""
     assert request.by is not None
     curves(axes, request)
     logarithmic(axes, request)
     series = list(dict.fromkeys(one.get(request.by) for one in request.rows))
-    told: dict[int, list[int]] = {}
-    for number, name in enumerate(series):
+    told: dict[int, list[str]] = {}
+    for name in series:
         own = [one for one in request.rows if one.get(request.by) == name]
         for trained in {int(one["n_loops"]) for one in own if one.get("n_loops")}:
-            told.setdefault(trained, []).append(number)
-    for trained, of in told.items():
-        who = "" if len(of) == len(series) else f", {series_label(request.by, series[of[0]])}"
-        colour = COLOURS[of[0] % len(COLOURS)] if who else "0.4"
-        axes.axvline(trained, color=colour, linestyle="--", label=f"trained at {trained}{who}")
+            told.setdefault(trained, []).append(series_label(request.by, name))
+    for trained, names in told.items():
+        who = "" if len(names) == len(series) else f": {', '.join(names)}"
+        axes.axvline(trained, color="0.7", linewidth=1, label=f"trained at {trained}{who}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def logarithmic(axes: "Axes", request: Request) -> None:
@@ -43,7 +43,7 @@ def logarithmic(axes: "Axes", request: Request) -> None:
     least = min(errors)
     least = min([least, *(one["value"] for one in request.baselines if one["value"] > least / 100)])
     axes.set_yscale("log")
-    axes.set_ylim(bottom=least / 1.5)
+    axes.set_ylim(least / 1.5, 1.3 * max(one["value"] for one in request.rows))
     few = axes.get_ylim()[1] < 30 * axes.get_ylim()[0]
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))

@@ -25,20 +25,32 @@ def tokens(axes: "Axes", request: Request) -> None:
     Raises:
         UsageError: rows after several numbers of loops.
     """
-    loops = sorted({int(one["loops"]) for one in request.rows if one.get("loops")})
-    if len(loops) > 1:
-        raise UsageError(
-            f"the rows are after {' and '.join(map(str, loops[:3]))} loops",
-            f"choose one with `--where loops={loops[-1]}`",
-        )
+    assert request.by is not None
+    for name, loops in _loops(request).items():
+        if len(loops) > 1:
+            raise UsageError(
+                f"the rows of `{name}` are after {' and '.join(map(str, sorted(loops)[:3]))} loops",
+                f"choose one with `--where loops={max(loops)}`",
+            )
     rows = [
-        one | {"series": f"{one.get(str(request.by))}: {one.get('keep')} of the {one.get('mask')}"}
+        one
+        | {"series": f"{one.get(request.by)}: {one.get('keep')} of the {one.get('mask')}"}
+        | {"loops": None}
         for one in request.rows
     ]
     own = replace(request, rows=rows, by="series")
     curves(axes, own)
     logarithmic(axes, own)
     axes.set_xlabel("positions kept")
+
+
+def _loops(request: Request) -> dict[str, set[int]]:
+    """After how many loops the rows of each series are."""
+    found: dict[str, set[int]] = {}
+    for one in request.rows:
+        if one.get("loops"):
+            found.setdefault(str(one.get(str(request.by))), set()).add(int(one["loops"]))
+    return found
 
 
 ENTRY: Plot = tokens

@@ -88,8 +88,8 @@ def fold(path: Path, out: Path, loops: int, data: Dataset | None = None) -> tupl
         own = config["n_layers"] // loops
         new = config | {"n_layers": own, "untied": False}
         if not untied:
-            new |= {"n_loops": loops, "loops_from": loops, "loss_loops": loops}
-            new = _dials_of("looped", new | {"injection": "none", "loop_norm": False})
+            new |= {"n_loops": loops, "injection": "none", "loop_norm": False}
+            new = _dials_of("looped", new)
         said = f"n_layers {config['n_layers']} -> {own}, {loops} loops of the mean"
         sources = {layer: range(layer, config["n_layers"], own) for layer in range(own)}
         return said, _write(reader, out, "fold", new, sources, exact=False, data=data)

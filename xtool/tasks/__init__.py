@@ -206,7 +206,13 @@ def _require_numbers(split: Split | Tensor, shape: Shape, where: str) -> None:
 def require_fit(config: Mapping[str, Any], data: Header, where: str) -> None:
     """Raise XtoolError unless a model reads and writes what the data has."""
     shape = task_of(data, where).shape(data)
-    if shape.d_input and config.get("d_input"):
+    if bool(shape.d_input) != bool(config.get("d_input")):
+        reads, holds = ("numbers", "symbols")[:: 1 if config.get("d_input") else -1]
+        raise XtoolError(
+            f"{where}: the data hold {holds}, the model reads {reads}",
+            "prepare the data like the model's own; see `xtool inspect`",
+        )
+    if shape.d_input:
         _require_prompts(config, shape, where)
         return
     for name, needed in vars(shape).items():

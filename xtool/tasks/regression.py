@@ -53,7 +53,9 @@ DEFAULTS = {"epochs": 1, "lr": 1e-4, "schedule": "constant", "weight_decay": 0.0
 MOST = {"dims": 4096, "points": 4096, "depth": 12, "hidden": 1 << 16}
 OWN = ("function", "dims", "points", "noise", "nonzero", "depth", "hidden", "scale", "skew")
 LATER = ("dims_from", "points_from", "grow_every")
-SHIFTS = {"scale": 1.0, "skew": 0.0, "dims_from": None, "points_from": None}
+OF_FUNCTIONS = (
+    "function", "dims", "nonzero", "depth", "hidden", "scale", "skew", "dims_from", "points_from"
+)  # fmt: skip
 
 
 class Regression:
@@ -90,9 +92,14 @@ class Regression:
         task["sizes"] = {name: dials[f"{name}_size"] for name in ("epoch", "dev", "test")}
         rows: dict[str, Tensor | None] = dict.fromkeys(("train", "dev", "test"))
         if text.text:
-            for name, usual in SHIFTS.items():
-                if dials[name] != usual:
-                    raise UsageError(f"`--{name.replace('_', '-')}` is not for a table of numbers")
+            usual = {name: default for name, _, default, _ in OPTIONS}
+            for name in OF_FUNCTIONS:
+                if dials[name] != usual[name]:
+                    flag = name.replace("_", "-")
+                    raise UsageError(
+                        f"`--{flag}` is of functions that are drawn, `{text.name}` is a table",
+                        "leave it out: its columns are the dims, the last one the value",
+                    )
             table, task["scaling"] = _table(text)
             task |= {"function": "rows", "dims": table.shape[1] - 1}
             rows = dict(zip(rows, _parts(table, dials["points"], text.name, seed), strict=True))
@@ -171,7 +178,7 @@ def _check(dials: Mapping[str, Any]) -> None:
     for name, most in MOST.items():
         if not 1 <= dials[name] <= most:
             raise UsageError(f"`--{name}` is {dials[name]}, it must be 1 to {most}")
-    if not 1 <= dials["nonzero"] <= dials["dims"]:
+    if dials["function"] == "sparse" and not 1 <= dials["nonzero"] <= dials["dims"]:
         raise UsageError(
             f"`--nonzero` is {dials['nonzero']}, it must be 1 to `--dims` ({dials['dims']})"
         )
