@@ -4,7 +4,7 @@ Rows come from `evaluate --exits`: a point a threshold, the mean over seeds with
 of the error. The line without exits is the error of a fixed number of loops.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xtool.averages import summarise
 from xtool.plots import Plot, Request
@@ -32,19 +32,21 @@ def exits(axes: "Axes", request: Request) -> None:
                 used = [float(one["loops_used"]) for one in own if one.get(key) == at]
                 points.append((sum(used) / len(used), cell))
             points.sort(key=lambda point: point[0])
+            used, errors = [one for one, _ in points], [cell.value for _, cell in points]
+            how: dict[str, Any] = {
+                "color": COLOURS[colour % len(COLOURS)],
+                "label": f"{name}: {words}",
+            }
+            if rule == "none":
+                axes.plot(used, errors, **how, alpha=0.5)
+                continue
+            spread = [
+                [0.0 if c.low is None else max(0.0, c.value - c.low) for _, c in points],
+                [0.0 if c.high is None else max(0.0, c.high - c.value) for _, c in points],
+            ]
+            line, marker = LINES[place], MARKERS[(place + 2 * colour) % len(MARKERS)]
             axes.errorbar(
-                [used for used, _ in points],
-                [cell.value for _, cell in points],
-                yerr=[
-                    [0.0 if c.low is None else max(0.0, c.value - c.low) for _, c in points],
-                    [0.0 if c.high is None else max(0.0, c.high - c.value) for _, c in points],
-                ],
-                color=COLOURS[colour % len(COLOURS)],
-                linestyle=LINES[place],
-                marker="none" if rule == "none" else MARKERS[place],
-                markersize=4,
-                capsize=0 if rule == "none" else 3,
-                label=f"{name}: {words}",
+                used, errors, spread, **how, linestyle=line, marker=marker, markersize=5, capsize=3
             )
     logarithmic(axes, request)
     axes.set_xlabel("loops used, mean over prompts")

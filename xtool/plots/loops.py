@@ -44,7 +44,7 @@ def logarithmic(axes: "Axes", request: Request) -> None:
     least = min([least, *(one["value"] for one in request.baselines if one["value"] > least / 100)])
     axes.set_yscale("log")
     axes.set_ylim(least / 1.5, 1.3 * max(one["value"] for one in request.rows))
-    few = axes.get_ylim()[1] < 30 * axes.get_ylim()[0]
+    few = axes.get_ylim()[1] < 100 * axes.get_ylim()[0]
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if few else "")
