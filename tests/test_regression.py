@@ -1,6 +1,7 @@
 """In-context regression: the functions, the exact methods, and tables of a user's own."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,12 @@ def test_a_curriculum_grows_the_prompts(xtool: Run, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in done.out.splitlines()]
     first = {r["label"]: r["value"] for r in rows if r.get("examples") == 0}
     assert first["m"] == pytest.approx(first["least squares"], rel=0.5)
+    shown = xtool("inspect", "c.st", "--examples", 1).out
+    assert re.search(r"target( +-?\d+\.\d\d){9}\n", shown)
+    shown = xtool("sample", "m.st", "--examples", 2).out
+    assert re.fullmatch(r"((target|model )( +-?\d+\.\d\d){9}\n){4}", shown)
+    done = xtool("sample", "m.st", "--examples", 2, "--split", "train")
+    assert (done.code, "are drawn as they are trained on" in done.err) == (2, True)
     assert xtool(*train, "--positions", "rotary", "-o", "r.st").code == 0
     assert xtool("evaluate", "r.st", "--data", "long.st").code == 0
     for flags, message in (

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from xtool.checkpoint import load, save
-from xtool.errors import XtoolError
+from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.storage import Source
 
@@ -116,6 +116,19 @@ class Dataset:
             raise XtoolError(f"the data has no split `{name}`", f"it has: {', '.join(self.splits)}")
         found = self.splits[name]
         assert isinstance(found, Split)
+        return found
+
+    def stored(self, name: str) -> Split:
+        """One split whose examples stand in the file.
+
+        Raises:
+            UsageError: they are drawn when they are trained on.
+        """
+        found = self.split(name)
+        if isinstance(found, Drawn):
+            raise UsageError(
+                f"the `{name}` examples are drawn as they are trained on", "take `dev` or `test`"
+            )
         return found
 
     @property

@@ -46,7 +46,7 @@ def show(
 ) -> str:
     """Inputs, targets and predictions of examples that the seed chooses."""
     found = open_data(data or find_data(header, [place.parent, Path.cwd()]))
-    chosen = fitted(found, header, "the data").split(split)
+    chosen = fitted(found, header, "the data").stored(split)
     generator = torch.Generator().manual_seed(derive(seed, "sample"))
     picked = torch.randperm(len(chosen), generator=generator)[:examples]
     inputs, targets = chosen.inputs[picked], chosen.targets[picked]

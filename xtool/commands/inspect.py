@@ -195,11 +195,14 @@ def _pairs(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _examples(path: Path, number: int) -> str:
+    from xtool.dataset import Drawn
     from xtool.tasks import defaults, open_data, task_of
 
     data = open_data(path)
     task = task_of(data.header, str(path))
     usual = defaults(data.header).get("context")
-    split = data.cut(min(usual or 1, data.longest)).split("train")
+    cut = data.cut(min(usual or 1, data.longest))
+    split = cut.split("train")
+    split = cut.stored("dev") if isinstance(split, Drawn) else split
     lines = task.show(data.header, split.inputs[:number], split.targets[:number], None)
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ from xtool.archs import read_model
 from xtool.averages import BASELINES
 from xtool.config import check_model
 from xtool.dataset import Dataset, Drawn, find_data
-from xtool.errors import UsageError, XtoolError
+from xtool.errors import XtoolError
 from xtool.evaluation.details import Asked, Detail, details
 from xtool.evaluation.score import columns_of_model, score_rows, scores
 from xtool.evaluation.trace import trace, trace_rows
@@ -136,14 +136,9 @@ class Evaluator:
         model = model.to(self.device)
         found, traces, detailed = {}, {}, {}
         for split in data.splits if "all" in self.splits else self.splits:
-            chosen = data.split(split)
-            if isinstance(chosen, Drawn):
-                if self.splits == ["all"]:
-                    continue
-                raise UsageError(
-                    f"the `{split}` examples of {data_path} are drawn as they are trained on",
-                    "evaluate on `dev` or `test`",
-                )
+            if self.splits == ["all"] and isinstance(data.splits[split], Drawn):
+                continue
+            chosen = data.stored(split)
             found[split] = scores(model, task, chosen)
             found[split] |= task.baselines(data.split("train"), chosen)
             if self.asked:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Integer
+from jaxtyping import Float64, Num
 from torch import Tensor, nn
 
 from xtool.averages import bounded
@@ -65,11 +65,11 @@ def metrics(task: Task, split: Split) -> tuple[str, ...]:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, inputs: Integer[Tensor, "B T"]) -> Integer[Tensor, "B T"]:
-    """The likeliest class at each position, (B, T) -> (B, T)."""
+def predict(model: nn.Module, inputs: Num[Tensor, "B T *d"]) -> Num[Tensor, "B T"]:
+    """The likeliest class at each position, or the number where there is but one."""
     model.eval()
-    predicted: Tensor = model(inputs).argmax(-1)  # (B, T)
-    return predicted
+    logits: Tensor = model(inputs)  # (B, T, C)
+    return logits[..., 0] if logits.shape[-1] == 1 else logits.argmax(-1)
 
 
 def score_rows(found: dict[str, Float64[Tensor, " N"]], **columns: Any) -> list[Row]:

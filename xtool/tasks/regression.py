@@ -162,8 +162,17 @@ class Regression:
     def show(
         self, header: Header, inputs: Tensor, targets: Tensor, predictions: Tensor | None
     ) -> list[str]:
-        """Each prompt as the values of its points."""
-        return [" ".join(f"{value:.3g}" for value in row.tolist()) for row in targets]
+        """The values of each prompt's points, over what was predicted of each."""
+        lines = []
+        for place, values in enumerate(targets):
+            lines.append("target " + _values(values))
+            if predictions is not None:
+                lines.append("model  " + _values(predictions[place, ::2]))
+        return lines
+
+
+def _values(values: Float[Tensor, " n"]) -> str:
+    return " ".join(f"{value:6.2f}" for value in values.tolist())
 
 
 def tokens(found: Prompts) -> tuple[Float[Tensor, "B T d"], Float[Tensor, "B n"]]:
