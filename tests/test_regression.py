@@ -11,10 +11,12 @@ import torch
 from conftest import Result
 
 from xtool.checkpoint import load
+from xtool.corpora import Text
 from xtool.intervals import estimate
 from xtool.tasks import open_data, task_of
 from xtool.tasks._functions import function_of, variance_of
 from xtool.tasks._solvers import errors_of
+from xtool.tasks._table import parts_of
 
 Run = Callable[..., Result]
 TASK = {"dims": 6, "points": 15, "noise": 0.0, "nonzero": 2, "depth": 3, "hidden": 40}
@@ -131,13 +133,41 @@ def test_a_table_of_numbers_is_a_function_too(xtool: Run, tmp_path: Path) -> Non
     assert xtool("train", "t.st", *train).code == 0
 
 
+def test_dev_and_test_do_not_scale_a_table(tmp_path: Path) -> None:
+    rows = torch.randn(400, 2, generator=torch.Generator().manual_seed(3))
+    lines = "\n".join(f"{a:.6f},{b:.6f}" for a, b in rows.tolist())
+    (train, dev, test), scaling = parts_of(Text("my.csv", lines, ""), 8, seed=0)
+    assert [len(part) for part in (train, dev, test)] == [320, 40, 40]
+    torch.testing.assert_close(train.mean(0), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(train.std(0), torch.ones(2))
+    assert float(dev.mean(0).abs().max()) > 1e-3
+    mean, spread = (torch.tensor(scaling[name]) for name in ("mean", "sd"))
+    back = torch.cat([train, dev, test]) * spread + mean
+    torch.testing.assert_close(back.sort(0).values, rows.sort(0).values, atol=1e-4, rtol=0)
+
+
+def test_fitted_growth_reads_functions_that_are_drawn(xtool: Run) -> None:
+    small = ["--dims", 3, "--points", 6, "--dev-size", 8, "--test-size", 8]
+    assert xtool("prepare", "regression", *small, "-o", "r.st").code == 0
+    shape = ["--d-model", 8, "--n-heads", 1, "--n-layers", 1, "--batch-size", 8, "--threads", 1]
+    assert xtool("train", "r.st", *shape, "--steps", 2, "-o", "m.st").code == 0
+    fit = ["--method", "learned", "--data", "r.st", "--fit-steps", 3, "--fit-batch", 8]
+    done = xtool("grow", "m.st", "--to", 16, *fit, "-o", "g.st")
+    assert (done.code, "fit: 3 steps, training loss" in done.err) == (0, True), done
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n1,2\n3,x\n", "row 3, `b` is 'x', not a finite number"),
+        ("a,b\n1,2\n3,x\n", "row 3, `b` is 'x', not a number of at most 1e+100"),
         ("1,2\n3,\n", "row 2, `column 2` is empty"),
         ("1,2\n3,4,5\n", "row 2 has 3 columns, the first one 2"),
-        ("1,2\n1,3\n", "all values of `column 1` are equal"),
+        ("1,2\n" * 400, "all values of `column 1` in the rows to train on are equal"),
+        ("\n\n1,2\n3,x\n", "row 4, `column 2` is 'x'"),
+        ('a,b\n1,"2\n3,4\n', "is not CSV"),
+        ("a,b\r1,2\r3,x\r", "row 3, `b` is 'x'"),
+        ("1,2\n3,1e300\n", "`column 2` is '1e300'"),
+        ("a;b\n1;2\n3;4\n", "1 columns, 2 of each are needed"),
         ("1,2\n3,nan\n", "`column 2` is 'nan'"),
         ("1,2\n3,4\n", "need 310: dev and test are a tenth each"),
         ("1\n2\n", "2 rows of 1 columns"),
@@ -155,7 +185,9 @@ def test_tables_that_cannot_be_read(text: str, message: str, xtool: Run, tmp_pat
     [
         (["--dims", 0], "`--dims` is 0"),
         (["--function", "sparse", "--nonzero", 99], "it must be 1 to `--dims` (10)"),
-        (["--noise", -1], "`--noise` is -1.0"),
+        (["--noise", -1], "`--noise` is -1.0, it must be 0 to 1e+06"),
+        (["--scale", 0], "`--scale` is 0.0, it must be 1e-06 to 1e+06"),
+        (["--skew", 99], "`--skew` is 99.0, it must be 0 to 20"),
         (["--dev-size", 0], "`--dev-size` is 0"),
     ],
 )

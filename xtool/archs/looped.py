@@ -12,6 +12,7 @@ then the same for every input, and a memory of it only without that mask.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,11 +20,13 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from xtool import registry
 from xtool.archs import After, Architecture, Between
 from xtool.archs.gpt import ENTRY as GPT
 from xtool.archs.gpt import Gpt
 from xtool.errors import UsageError
 from xtool.layers.linear import Linear
+from xtool.seeds import derive
 from xtool.tasks import Shape
 
 LIKE = "gpt"
@@ -170,7 +173,7 @@ class Looped(Gpt):
 
     Attributes:
         loops: how many to run unless told otherwise.
-        step: of the training run, which a ramp follows.
+        trained: how many this step of training has.
     """
 
     def __init__(self, c: SimpleNamespace) -> None:
@@ -186,7 +189,7 @@ class Looped(Gpt):
             self.registers = nn.Parameter(torch.empty(self.count, c.d_model))
         self.turn: Callable[..., Tensor] = self._turn
         self.noise = float(getattr(c, "state_noise", 0.0))
-        self.step = 0
+        self.at_step(0)
 
     def stages(self) -> Sequence[tuple[str, nn.Module]]:
         """All at once: every loop needs the input again."""
@@ -197,7 +200,7 @@ class Looped(Gpt):
         if not self.training:
             *_, last = self.states(self.read(inputs), self.loops)
             return self._scored(last)
-        loops = self.trained_loops()
+        loops = self.trained
         e, z = self.read(inputs), None
         silent = loops - min(self.last, loops)
         with torch.no_grad():
@@ -262,16 +265,14 @@ class Looped(Gpt):
         return False
 
     def at_step(self, step: int) -> None:
-        """Where a ramp of loops stands."""
-        self.step = step
+        """How many loops it has: by a ramp, or drawn by the step alone.
 
-    def trained_loops(self) -> int:
-        """How many loops this step of training has."""
-        if self.fewest == self.loops:
-            return int(self.loops)
+        So all models of a file, and all seeds, have as many at a step.
+        """
         if self.by == "random":
-            return int(torch.randint(self.fewest, self.loops + 1, ()))
-        return int(min(self.loops, self.fewest + self.step // self.every))
+            self.trained = Random(derive(step, "loops")).randint(self.fewest, self.loops)
+        else:
+            self.trained = int(min(self.loops, self.fewest + step // self.every))
 
     def _scored(self, z: Float[Tensor, "*S B RT D"]) -> Float[Tensor, "*S B T C"]:
         z = z[..., self.count :, :]
@@ -303,6 +304,13 @@ class _Entry:
             )
         if not 0 <= c.get("registers", 0) <= MAX_REGISTERS:
             raise UsageError(f"`registers` is {c['registers']}, it must be 0 to {MAX_REGISTERS}")
+        tables = registry.literal("layers/attention", c["attention"], "AXES", {}).values()
+        if c.get("registers") and any("context" in axes for axes in tables):
+            raise UsageError(
+                f"the attention variant `{c['attention']}` has values for each position, which "
+                "`registers` are not",
+                "leave out `--registers`, or take another variant",
+            )
         if c.get("state_noise", 0.0) < 0:
             raise UsageError(f"`state_noise` is {c['state_noise']}, it must be 0 or more")
         for name, value in {"loss_loops": last, "loops_every": c["loops_every"]}.items():
@@ -331,12 +339,11 @@ class _Entry:
         Loops that are drawn count as their mean; a ramp as if it were over.
         """
         loop, rest = self._parts(config)
-        read = 2 * config["context"] * config["d_model"] * (config.get("d_input") or 0)
         drawn = config["loops_by"] == "random"
         counts = range(fewest_of(config) if drawn else config["n_loops"], config["n_loops"] + 1)
-        # The input needs no gradient of its own: the map that reads it has two products, not three.
+        read = 2 * config["context"] * config["d_model"] * (config.get("d_input") or 0)
         each = [
-            (loops + 2 * last) * loop + 3 * last * (rest - read) + 2 * read
+            (loops + 2 * last) * loop + 3 * (last * (rest - read) + read)
             for loops, last in ((n, min(last_of(config), n)) for n in counts)
         ]
         return int(sum(each) // len(each))

@@ -13,20 +13,18 @@ from xtool.tasks import open_data
 
 
 def unroll_each(
-    models: Sequence[Path],
-    sizes: Mapping[str, int],
-    method: str,
-    out: Path | None,
-    force: bool,
-    notes: Notes,
+    models: Sequence[Path], beside: Sequence[str], out: Path | None, force: bool, notes: Notes
 ) -> None:
     """Unroll models one after another.
 
     Raises:
-        UsageError: a size or an operator beside it; see `unroll`.
+        UsageError: a size or an option `beside` it; see `unroll`.
     """
-    if sizes or method != "auto":
-        raise UsageError("`--unroll` changes no size and takes no `--method`", "grow the result")
+    if beside:
+        raise UsageError(
+            f"`--unroll` changes no size and takes no other option: {', '.join(beside)}",
+            "grow the result",
+        )
     places = _places(models, out, "unrolled", [])
     for path, place in zip(models, places, strict=True):
         require_writable(place, force)

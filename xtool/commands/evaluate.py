@@ -188,11 +188,17 @@ def evaluate(
     )
     detail = wanted if wanted.looped or by_examples else None
     evaluator = Evaluator(data, split.split(","), device_of(device), trace, detail)
+    asks = wanted.looped or by_examples or trace is not None
     rows = []
     names: Sequence[str | None] = label or [None] * len(found)
     for path, name in zip(found, names, strict=True):
         notes.detail(f"evaluating {path}")
         if path.suffix in (".jsonl", ".csv"):
+            if asks:
+                raise UsageError(
+                    f"{path} holds rows, which no loops, exits, masks or traces can be read from",
+                    "name the models",
+                )
             rows += tables.read(decode(read_bytes(path, "give a file of rows"), path), str(path))
         else:
             rows += evaluator.rows(path, name, other)
@@ -223,6 +229,8 @@ def _range(text: str, where: str, least: int, most: int) -> list[int]:
     except ValueError:
         parts = []
     ranged = ":" in text and "," not in text
+    if not all(least <= part <= most for part in parts[:2]):
+        parts = []
     if ranged and len(parts) in (2, 3) and parts[-1] > 0:
         parts = list(range(parts[0], parts[1] + 1, parts[2] if len(parts) == 3 else 1))
     elif ranged:
@@ -238,7 +246,7 @@ def _thresholds(text: str) -> list[float]:
     """The thresholds of `--exits`.
 
     Raises:
-        UsageError: they are not numbers above 0.
+        UsageError: they are not numbers above 0 and below 1.
     """
     from xtool.errors import UsageError
 

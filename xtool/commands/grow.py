@@ -138,7 +138,16 @@ def grow(
     if unroll:
         from xtool.commands._loops import unroll_each
 
-        unroll_each(models, wanted, method, out, force, notes)
+        beside: dict[str, object] = {
+            "--dry-run": dry_run,
+            "--race": race,
+            "--tol": tol,
+            "--no-proof": not proof,
+        }
+        beside |= {"--method": method != "auto", "--data": data, "--format": form}
+        unroll_each(
+            models, [*wanted, *(name for name, on in beside.items() if on)], out, force, notes
+        )
         return
     from xtool.commands._grow import Asked, grow_each
     from xtool.errors import UsageError

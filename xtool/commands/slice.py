@@ -73,6 +73,9 @@ def slice_(
         return
     from xtool.atomic import require_apart, require_writable
     from xtool.errors import UsageError
+
+    if data is not None:
+        raise UsageError("`--data` is for `--fold`: a slice is a prefix, and no loss is measured")
     from xtool.surgery.slice import slice_model
 
     if out and len(found) > 1:

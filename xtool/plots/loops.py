@@ -27,7 +27,7 @@ def loops(axes: "Axes", request: Request) -> None:
     told: dict[int, list[str]] = {}
     for name in series:
         own = [one for one in request.rows if one.get(request.by) == name]
-        for trained in {int(one["n_loops"]) for one in own if one.get("n_loops")}:
+        for trained in {one["n_loops"] for one in own if isinstance(one.get("n_loops"), int)}:
             told.setdefault(trained, []).append(series_label(request.by, name))
     for trained, names in told.items():
         who = "" if len(names) == len(series) else f": {', '.join(names)}"

@@ -48,7 +48,7 @@ def _loops(request: Request) -> dict[str, set[int]]:
     """After how many loops the rows of each series are."""
     found: dict[str, set[int]] = {}
     for one in request.rows:
-        if one.get("loops"):
+        if isinstance(one.get("loops"), int):
             found.setdefault(str(one.get(str(request.by))), set()).add(int(one["loops"]))
     return found
 

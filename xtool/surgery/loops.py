@@ -51,7 +51,7 @@ def unroll(path: Path, out: Path) -> tuple[str, Proof]:
             new = _dials_of("gpt", new)
         said = f"n_layers {own} -> {count}, {new['arch']}, each loop with its own"
         sources = {layer: [layer % own] for layer in range(count)}
-        return said, _write(reader, out, "unroll", new, sources, exact=True)
+        return said, _write(reader, out, "unroll", config["n_loops"], new, sources, exact=True)
 
 
 def fold(path: Path, out: Path, loops: int, data: Dataset | None = None) -> tuple[str, Proof]:
@@ -92,7 +92,7 @@ def fold(path: Path, out: Path, loops: int, data: Dataset | None = None) -> tupl
             new = _dials_of("looped", new)
         said = f"n_layers {config['n_layers']} -> {own}, {loops} loops of the mean"
         sources = {layer: range(layer, config["n_layers"], own) for layer in range(own)}
-        return said, _write(reader, out, "fold", new, sources, exact=False, data=data)
+        return said, _write(reader, out, "fold", loops, new, sources, exact=False, data=data)
 
 
 def _one_model(source: Source) -> Reader:
@@ -114,6 +114,7 @@ def _write(
     reader: Reader,
     out: Path,
     command: str,
+    loops: int,
     config: dict[str, Any],
     sources: Sources,
     exact: bool,
@@ -132,8 +133,7 @@ def _write(
             Spec(_named(name, layer, place), NAMES[reader.dtype(name)], reader.shape(name))
             for place in at
         ]
-    options = {"n_loops": config.get("n_loops", len(sources))}
-    done = step(command, options, {"model": header.digest}, 0)
+    done = step(command, {"n_loops": loops}, {"model": header.digest}, 0)
     made = {"config": dict(new.config), "lineage": [*header.lineage, done]}
     found: list[Proof] = []
 

@@ -15,6 +15,7 @@ from xtool.dataset import Dataset, Drawn, Split, read_dataset, write_dataset
 from xtool.errors import UsageError, XtoolError, located
 from xtool.header import Header
 from xtool.lineage import step
+from xtool.seeds import derive
 from xtool.storage import Source
 from xtool.tokenizers import Tokenizer, restore
 
@@ -145,6 +146,13 @@ class Drawing(Protocol):
         self, header: Header, rows: Tensor | None, count: int, generator: torch.Generator, step: int
     ) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a step, (B, ...), on the generator's device."""
+
+
+def drawn(task: Task, header: Header, split: Drawn, count: int, seed: int) -> Split:
+    """So many examples of a split that is drawn, as if they were stored."""
+    assert isinstance(task, Drawing)
+    generator = torch.Generator().manual_seed(derive(seed, "drawn"))
+    return Split(*task.draw(header, split.rows, count, generator, 0))
 
 
 def defaults(data: Header) -> dict[str, Any]:

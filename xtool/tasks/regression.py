@@ -10,9 +10,6 @@ prompt is some of its rows.
 Errors are squared and divided by the variance of f, so predicting 0 has error 1.
 """
 
-import csv
-import io
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +25,7 @@ from xtool.seeds import derive
 from xtool.tasks import Prepared, Shape, Task
 from xtool.tasks._functions import Prompts, function_of, variance_of
 from xtool.tasks._solvers import errors_of
+from xtool.tasks._table import parts_of
 from xtool.tokenizers import Tokenizer
 
 OPTIONS = [
@@ -51,11 +49,10 @@ OPTIONS = [
 CORPUS = "drawn"
 DEFAULTS = {"epochs": 1, "lr": 1e-4, "schedule": "constant", "weight_decay": 0.0, "beta2": 0.999}
 MOST = {"dims": 4096, "points": 4096, "depth": 12, "hidden": 1 << 16}
+RANGES = {"noise": (0.0, 1e6), "skew": (0.0, 20.0), "scale": (1e-6, 1e6)}
 OWN = ("function", "dims", "points", "noise", "nonzero", "depth", "hidden", "scale", "skew")
-LATER = ("dims_from", "points_from", "grow_every")
-OF_FUNCTIONS = (
-    "function", "dims", "nonzero", "depth", "hidden", "scale", "skew", "dims_from", "points_from"
-)  # fmt: skip
+CURRICULUM = ("dims_from", "points_from", "grow_every")
+OF_FUNCTIONS = ("function", "dims", "nonzero", "depth", "hidden", "scale", "skew", *CURRICULUM)
 
 
 class Regression:
@@ -88,7 +85,7 @@ class Regression:
         _check(dials)
         task = {name: dials[name] for name in OWN} | {"name": "regression"}
         if dials["dims_from"] or dials["points_from"]:
-            task["curriculum"] = {name: dials[name] for name in LATER}
+            task["curriculum"] = {name: dials[name] for name in CURRICULUM}
         task["sizes"] = {name: dials[f"{name}_size"] for name in ("epoch", "dev", "test")}
         rows: dict[str, Tensor | None] = dict.fromkeys(("train", "dev", "test"))
         if text.text:
@@ -100,9 +97,9 @@ class Regression:
                         f"`--{flag}` is of functions that are drawn, `{text.name}` is a table",
                         "leave it out: its columns are the dims, the last one the value",
                     )
-            table, task["scaling"] = _table(text)
-            task |= {"function": "rows", "dims": table.shape[1] - 1}
-            rows = dict(zip(rows, _parts(table, dials["points"], text.name, seed), strict=True))
+            parts, task["scaling"] = parts_of(text, dials["points"], derive(seed, "rows"))
+            task |= {"function": "rows", "dims": parts[0].shape[1] - 1}
+            rows = dict(zip(rows, parts, strict=True))
         splits: dict[str, Split | Tensor] = {
             "train": Drawn.of(task["sizes"]["epoch"], rows["train"])
         }
@@ -191,11 +188,9 @@ def _check(dials: Mapping[str, Any]) -> None:
         raise UsageError(
             f"`--nonzero` is {dials['nonzero']}, it must be 1 to `--dims` ({dials['dims']})"
         )
-    for name in ("noise", "skew"):
-        if dials[name] < 0:
-            raise UsageError(f"`--{name}` is {dials[name]}, it must be 0 or more")
-    if dials["scale"] <= 0:
-        raise UsageError(f"`--scale` is {dials['scale']}, it must be above 0")
+    for name, (low, high) in RANGES.items():
+        if not low <= dials[name] <= high:
+            raise UsageError(f"`--{name}` is {dials[name]}, it must be {low:g} to {high:g}")
     for name, whole in (("dims_from", "dims"), ("points_from", "points")):
         if dials[name] is not None and not 1 <= dials[name] <= dials[whole]:
             flag = name.replace("_", "-")
@@ -206,74 +201,6 @@ def _check(dials: Mapping[str, Any]) -> None:
         if dials[name] < 1:
             flag = name.replace("_", "-")
             raise UsageError(f"`--{flag}` is {dials[name]}, it must be at least 1")
-
-
-def _table(text: Text) -> tuple[Float[Tensor, "N c"], dict[str, Any]]:
-    """The numbers of a CSV file, each column with mean 0 and variance 1; and what made it so.
-
-    Raises:
-        XtoolError: text, a gap, or a row of another length; row and column are named.
-    """
-    lines = list(csv.reader(io.StringIO(text.text)))
-    names = [f"column {place}" for place in range(1, len(lines[0]) + 1)]
-    first = 0
-    if lines and not any(_number(cell) is not None for cell in lines[0]):
-        names, first = lines[0], 1
-    rows = []
-    for number, line in enumerate(lines[first:], first + 1):
-        if not line:
-            continue
-        if len(line) != len(names):
-            raise XtoolError(
-                f"{text.name}: row {number} has {len(line)} columns, the first one {len(names)}"
-            )
-        values = [_number(cell) for cell in line]
-        if None in values:
-            place = values.index(None)
-            what = repr(line[place]) if line[place].strip() else "empty"
-            raise XtoolError(
-                f"{text.name}: row {number}, `{names[place]}` is {what}, not a finite number",
-                "remove the row or the column",
-            )
-        rows.append(values)
-    if len(names) < 2 or len(rows) < 2:
-        raise XtoolError(f"{text.name}: {len(rows)} rows of {len(names)} columns, 2 are needed")
-    table = torch.tensor(rows, dtype=torch.float64)
-    mean, spread = table.mean(0), table.std(0)
-    if not bool((spread > 0).all()):
-        place = int((spread <= 0).nonzero()[0])
-        raise XtoolError(
-            f"{text.name}: all values of `{names[place]}` are equal", "remove the column"
-        )
-    scaling = {"columns": names, "mean": mean.tolist(), "sd": spread.tolist()}
-    return ((table - mean) / spread).float(), scaling
-
-
-def _number(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _parts(table: Tensor, points: int, where: str, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows of train, dev and test: 80, 10 and 10 of 100, in random order.
-
-    Raises:
-        XtoolError: dev or test has fewer rows than a prompt has points.
-    """
-    generator = torch.Generator().manual_seed(derive(seed, "rows"))
-    table = table[torch.randperm(len(table), generator=generator)]
-    tenth = len(table) // 10
-    if tenth < points:
-        raise XtoolError(
-            f"{where}: {len(table)} rows, prompts of {points} `points` need {10 * points}: dev "
-            "and test are a tenth each",
-            "lower `--points`",
-        )
-    train, dev, test = torch.split(table, [len(table) - 2 * tenth, tenth, tenth])
-    return train, dev, test
 
 
 ENTRY: Task = Regression()

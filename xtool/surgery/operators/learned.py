@@ -27,7 +27,7 @@ from torch.func import functional_call
 
 from xtool.archs import FORWARD_AND_BACKWARD, architecture, empty, stored_names
 from xtool.axes import RESIDUAL, layout
-from xtool.dataset import Split
+from xtool.dataset import Drawn, Split
 from xtool.errors import UsageError, XtoolError
 from xtool.evaluation.score import together
 from xtool.seeds import derive
@@ -35,7 +35,7 @@ from xtool.surgery.operators import Fit, Growth, Operator
 from xtool.surgery.operators._maps import DATA_AXES, Key, Maps, copies
 from xtool.surgery.operators.clone import ENTRY as CLONE
 from xtool.surgery.operators.pad import Pad
-from xtool.tasks import Task, fitted, open_data, task_of
+from xtool.tasks import Task, drawn, fitted, open_data, task_of
 from xtool.training.schedule import lr_factor
 
 PROMISE = "approximate"
@@ -111,7 +111,11 @@ def _fitted(growth: Growth) -> tuple[Maps, Fit]:
     maps = Maps(growth, names, {})
     for key, start in maps.starts.items():
         maps.changes[key] = torch.zeros_like(start, dtype=torch.float32)
-    fitting = _Fitting(maps, model, task_of(data.header, str(path)), data.split("train"))
+    task, split = task_of(data.header, str(path)), data.split("train")
+    if isinstance(split, Drawn):
+        number = min(len(split), growth.dials["fit_steps"] * growth.dials["fit_batch"] + MEASURED)
+        split = drawn(task, data.header, split, number, growth.seed)
+    fitting = _Fitting(maps, model, task, split)
     before = fitting.measure()
     examples = sum(fitting.step(number) for number in range(growth.dials["fit_steps"]))
     after = fitting.measure() if examples else before

@@ -1,0 +1,110 @@
+"""A user's table of numbers, as CSV, split and scaled."""
+
+import csv
+import io
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from xtool.corpora import Text
+from xtool.errors import XtoolError
+
+LARGEST = 1e100
+SHOWN = 40  # characters of a cell
+
+Parts = tuple[Float[Tensor, "N c"], Float[Tensor, "M c"], Float[Tensor, "M c"]]
+
+
+def parts_of(text: Text, points: int, seed: int) -> tuple[Parts, dict[str, Any]]:
+    """The rows of train, dev and test: 80, 10 and 10 of 100, in random order.
+
+    Each column has mean 0 and variance 1 over the rows of train; dev and test are scaled alike.
+
+    Args:
+        text: the file.
+        points: of a prompt.
+        seed: of the order.
+
+    Returns:
+        the parts, and the names of the columns with what scaled them.
+
+    Raises:
+        XtoolError: no CSV, text, a gap, a row of another length (row and column are named), a
+            column of equal values, or fewer rows than prompts need.
+    """
+    names, table = _numbers(text)
+    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
+    table, tenth = table[order], len(table) // 10
+    if tenth < points:
+        raise XtoolError(
+            f"{text.name}: {len(table)} rows, prompts of {points} `points` need {10 * points}: dev "
+            "and test are a tenth each",
+            "lower `--points`",
+        )
+    train, dev, test = torch.split(table, [len(table) - 2 * tenth, tenth, tenth])
+    largest = train.abs().amax(0).clamp(min=torch.finfo(train.dtype).tiny)
+    mean, spread = (train / largest).mean(0) * largest, (train / largest).std(0) * largest
+    if not bool((spread > 0).all()):
+        name = names[int((spread <= 0).nonzero()[0])]
+        raise XtoolError(
+            f"{text.name}: all values of `{name}` in the rows to train on are equal",
+            "remove the column, or choose another one to predict by putting it last",
+        )
+    scaling = {"columns": names, "mean": mean.tolist(), "sd": spread.tolist()}
+    parts = [((part - mean) / spread).float() for part in (train, dev, test)]
+    return (parts[0], parts[1], parts[2]), scaling
+
+
+def _numbers(text: Text) -> tuple[list[str], Float[Tensor, "N c"]]:
+    """The columns' names and the numbers below them."""
+    try:
+        reader = csv.reader(io.StringIO(text.text, newline=None), strict=True)
+        lines = [(reader.line_num, line) for line in reader if line]
+    except csv.Error as error:
+        raise XtoolError(
+            f"{text.name}: row {reader.line_num} is not CSV: {error}",
+            "separate cells by commas, and close every quote",
+        ) from error
+    if not lines:
+        raise XtoolError(f"{text.name}: has no rows", "one row a line, cells separated by commas")
+    names = [f"column {place}" for place in range(1, len(lines[0][1]) + 1)]
+    if all(_number(cell) is None for cell in lines[0][1]):
+        names = lines.pop(0)[1]
+    if len(names) < 2 or len(lines) < 2:
+        raise XtoolError(
+            f"{text.name}: {len(lines)} rows of {len(names)} columns, 2 of each are needed",
+            "separate cells by commas; the last column is predicted from the others",
+        )
+    return names, torch.tensor(
+        [_row(line, names, f"{text.name}: row {number}") for number, line in lines],
+        dtype=torch.float64,
+    )
+
+
+def _row(line: list[str], names: list[str], where: str) -> list[float]:
+    if len(line) != len(names):
+        raise XtoolError(
+            f"{where} has {len(line)} columns, the first one {len(names)}",
+            "give every row as many cells",
+        )
+    values = []
+    for name, cell in zip(names, line, strict=True):
+        value = _number(cell)
+        if value is None:
+            what = repr(cell[:SHOWN]) if cell.strip() else "empty"
+            raise XtoolError(
+                f"{where}, `{name[:SHOWN]}` is {what}, not a number of at most {LARGEST:g}",
+                "remove the row or the column",
+            )
+        values.append(value)
+    return values
+
+
+def _number(cell: str) -> float | None:
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if abs(value) <= LARGEST else None
