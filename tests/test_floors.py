@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).parents[1] / "xtool"
 GROUND = [
     "errors", "inputs", "registry", "config", "header", "lineage", "axes", "seeds", "intervals",
-    "rows", "averages",
+    "rows", "averages", "widths",
 ]  # fmt: skip
 FLOORS = [
     [*GROUND],
-    ["atomic", "storage", "writing", "checkpoint", "dataset"],
+    ["atomic", "storage", "writing", "checkpoint", "dataset", "gather"],
     ["corpora", "tokenizers"],
     ["tasks"],
     ["layers"],

@@ -4,8 +4,9 @@ A dial is declared once, as a literal row of `OPTIONS` in the file that it belon
 
     OPTIONS = [("n_heads", "int", 1, "attention heads"), ...]
 
-Types are `int`, `float`, `bool`, `text`, a choice `relu|gelu`, or `@folder` for the names of a
-registry folder. A default of None means that the value is derived from others.
+Types are `int`, `float`, `bool`, `text`, `ints` (one number, or one for each layer), `texts` (words
+that a flag gives one by one, kept as one text), a choice `relu|gelu`, or `@folder` for the names of
+a registry folder. A default of None means that the value is derived from others.
 """
 
 import builtins
@@ -23,7 +24,7 @@ from xtool.inputs import decode, read_bytes
 
 Value = Any
 LARGEST = {"int": 1 << 62, "float": 1e300}
-TYPES = ("int", "float", "bool", "text")
+TYPES = ("int", "float", "bool", "text", "ints", "texts")
 # What a model's configuration holds beside its dials.
 SHAPE = ("vocab_size", "context", "n_outputs")
 OTHER = ("arch", "sources", "replicas", "d_input")
@@ -67,6 +68,10 @@ class Option:
         """
         if value is None:
             return None
+        if self.type == "ints":
+            return self._numbers(value, where)
+        if self.type == "texts" and isinstance(value, list):
+            value = " ".join(map(str, value))
         if self.choices:
             if not isinstance(value, str):
                 raise UsageError(f"{where}: `{self.name}` must be a word, not {value!r}")
@@ -83,6 +88,20 @@ class Option:
                 f"{where}: `{self.name}` must be finite and at most {most}, not {str(value)[:20]}"
             )
         return float(value) if self.type == "float" else value
+
+    def _numbers(self, value: Value, where: str) -> Value:
+        """A number, or a list of them, from `64`, `64,128` or what a file holds."""
+        parts = value.split(",") if isinstance(value, str) else value
+        found = []
+        for part in parts if isinstance(parts, list) else [parts]:
+            whole = isinstance(part, int) and not isinstance(part, bool)
+            if not whole and not (isinstance(part, str) and re.fullmatch(r" *-?\d{1,18} *", part)):
+                raise UsageError(
+                    f"{where}: `{self.name}` must be whole numbers, not {str(value)[:40]!r}",
+                    "one for all layers, or one for each: `64,128,128,256`",
+                )
+            found.append(int(part))
+        return found if len(found) > 1 else found[0]
 
 
 def options(folder: str, name: str) -> list[Option]:

@@ -33,7 +33,12 @@ OPTIONS = [
     ("n_kv_heads", "int", None, "heads of keys and values; n_heads unless given"),
     ("d_head", "int", None, "width of a head's queries and keys; d_model / n_heads unless given"),
     ("d_value", "int", None, "width of a head's values; d_head unless given"),
-    ("d_ff", "int", None, "width of the feed-forward part; 4 d_model unless given, 0 for none"),
+    (
+        "d_ff",
+        "ints",
+        None,
+        "width of the feed-forward part, or one a layer; 4 d_model unless given, 0 for none",
+    ),
     ("d_hidden", "int", None, "width of a two-layer head; one layer unless given"),
     ("norm", "none|layernorm|rmsnorm", "layernorm", "norm before each part"),
     ("norm_eps", "float", 1e-5, "what the norm adds to the variance"),
@@ -248,12 +253,16 @@ class Gpt(nn.Module):
     def __init__(self, c: SimpleNamespace) -> None:
         super().__init__()
         self.embed = Embed(c)
-        self.blocks = nn.ModuleList(self._block(c) for _ in range(c.n_layers))
+        self.blocks = nn.ModuleList(
+            self._block(SimpleNamespace(**vars(c) | {"d_ff": d_ff}))
+            for d_ff in widths(c.d_ff, c.n_layers)
+        )
         self.head = Head(c, self.embed.weight)
 
     @staticmethod
     def _block(c: SimpleNamespace) -> Block:
         return Block(
+            c.d_model,
             norm(c.norm, c.d_model, c.norm_eps),
             registry.load("layers/attention", c.attention).build(c),
             norm(c.norm, c.d_model, c.norm_eps) if c.d_ff else None,
@@ -262,7 +271,6 @@ class Gpt(nn.Module):
             else None,
             c.dropout,
             getattr(c, "residual", True),
-            getattr(c, "structure_norm", "pre") == "post",
         )
 
     def stages(self) -> Sequence[tuple[str, nn.Module]]:
@@ -284,7 +292,8 @@ class _Entry:
         for name in (name for name in SIZES if name in c):
             most = MAX_LAYERS if name == "n_layers" else MAX_WIDTH
             least = 0 if name == "d_ff" else 1
-            if c[name] is not None and not least <= c[name] <= most:
+            each = c[name] if isinstance(c[name], list) else [c[name]]
+            if not all(size is None or least <= size <= most for size in each):
                 raise UsageError(f"`{name}` is {c[name]}, it must be {least} to {most}")
         if c["d_head"] is None:
             if c["d_model"] % c["n_heads"]:
@@ -295,7 +304,7 @@ class _Entry:
             c["d_head"] = c["d_model"] // c["n_heads"]
         c["d_value"] = c["d_value"] or c["d_head"]
         c["n_kv_heads"] = c["n_kv_heads"] or c["n_heads"]
-        c["d_ff"] = 4 * c["d_model"] if c["d_ff"] is None else c["d_ff"]
+        c["d_ff"] = _feed_forward(c)
         _check(c)
         variant = registry.load("layers/attention", c["attention"])
         return c | variant.configure(c) if isinstance(variant, Configured) else c
@@ -305,13 +314,35 @@ class _Entry:
 
     def flops(self, config: Mapping[str, Any]) -> int:
         c = SimpleNamespace(**config)
-        mlp = 2 * c.context * c.d_model * c.d_ff * (3 if c.activation == "swiglu" else 2)
-        block = mlp + registry.load("layers/attention", c.attention).flops(c, c.context)
+        each = 2 * c.context * c.d_model * (3 if c.activation == "swiglu" else 2)
+        blocks = 0
+        for d_ff in widths(c.d_ff, c.n_layers):
+            own = SimpleNamespace(**vars(c) | {"d_ff": d_ff})
+            attention = registry.load("layers/attention", c.attention).flops(own, c.context)
+            blocks += each * d_ff + attention
         width = c.d_hidden or c.d_model
         head = 2 * c.context * width * c.n_outputs
         head += 2 * c.context * c.d_model * c.d_hidden if c.d_hidden else 0
         head += 2 * c.context * c.d_model * (getattr(c, "d_input", None) or 0)
-        return int(c.n_layers * block + head)
+        return int(blocks + head)
+
+
+def widths(d_ff: int | list[int], n_layers: int) -> list[int]:
+    """The feed-forward width of each layer."""
+    return d_ff[:n_layers] if isinstance(d_ff, list) else [d_ff] * n_layers
+
+
+def _feed_forward(c: Mapping[str, Any]) -> int | list[int]:
+    """The feed-forward widths, one number where all are equal."""
+    if c["d_ff"] is None:
+        return int(4 * c["d_model"])
+    if not isinstance(c["d_ff"], list):
+        return int(c["d_ff"])
+    if len(c["d_ff"]) != c["n_layers"]:
+        raise UsageError(f"`d_ff` gives {len(c['d_ff'])} widths, `n_layers` is {c['n_layers']}")
+    if 0 in c["d_ff"]:
+        raise UsageError("`d_ff` is 0 in some layers", "0 is for all of them, or none")
+    return c["d_ff"] if len(set(c["d_ff"])) > 1 else int(c["d_ff"][0])
 
 
 def _check(c: Mapping[str, Any]) -> None:

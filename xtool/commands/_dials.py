@@ -59,7 +59,7 @@ def _parameter(dial: Option, panel: str) -> inspect.Parameter:
         rich_help_panel=panel,
         autocompletion=completion(dial.choices) if dial.choices else None,
     )
-    kind = dial.python
+    kind: Any = list[str] if dial.type == "texts" else dial.python
     return inspect.Parameter(
         dial.name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -13,25 +13,25 @@ from xtool.layers.attention import Mixed
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); (B, T, D) -> (B, T, D).
 
-    The second may be missing; without `residual` each replaces x. With `post_norm` the second norm
-    overwrites the residual stream. An attention module with a width `passes` is also given so many
-    columns of its predecessor, which stand behind those of x; the first one finds zeros.
+    The second may be missing; without `residual` each replaces x. An attention module with a width
+    `passes` is also given so many columns of its predecessor, which stand behind those of x; the
+    first one finds zeros. One with `post_norm` has the second norm overwrite the residual stream.
     """
 
     def __init__(
         self,
+        d_model: int,
         attention_norm: nn.Module,
         attention: nn.Module,
         mlp_norm: nn.Module | None,
         mlp: nn.Module | None,
         dropout: float,
         residual: bool = True,
-        post_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.residual, self.post_norm = residual, post_norm
+        self.d_model, self.residual = d_model, residual
+        self.post_norm = bool(getattr(attention, "post_norm", False))
         self.passes = int(getattr(attention, "passes", 0))
-        self.d_model = int(getattr(attention, "d_model", 0))
         self.attention_norm, self.attention = attention_norm, attention
         self.mlp_norm, self.mlp = mlp_norm, mlp
         self.dropout = nn.Dropout(dropout)

@@ -32,7 +32,7 @@ from xtool.surgery.operators import (
     Operator,
     nearest,
 )
-from xtool.surgery.widths import changed, resized
+from xtool.widths import changed, resized
 from xtool.writing import Spec
 
 AUTO = ("pad", "clone")

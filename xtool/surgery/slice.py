@@ -13,11 +13,11 @@ from xtool.archs import checked, open_model
 from xtool.axes import REPLICAS, SIZES, Layout, layout
 from xtool.checkpoint import NAMES, Reader, save_streamed
 from xtool.errors import CheckFailed, UsageError
+from xtool.gather import gather, prefixes
 from xtool.header import Header, Training
 from xtool.lineage import step
 from xtool.storage import BLOCK, Source
-from xtool.surgery.gather import gather, prefixes
-from xtool.surgery.widths import changed, resized
+from xtool.widths import changed, resized
 from xtool.writing import Spec
 
 

@@ -32,9 +32,9 @@ from xtool.archs import empty, open_model, require_names
 from xtool.axes import REPLICAS, layout, one_model
 from xtool.checkpoint import NAMES, Reader, save_streamed
 from xtool.errors import XtoolError
+from xtool.gather import gather
 from xtool.header import Header, Position
 from xtool.storage import Source
-from xtool.surgery.gather import gather
 from xtool.surgery.grow import PROVE, Proving, grown_header
 from xtool.surgery.operators import Carry, Growth, StatefulOperator
 from xtool.surgery.plan import Plan

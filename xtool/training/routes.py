@@ -91,8 +91,9 @@ def error(route: str, config: Mapping[str, Any], examples: int) -> float:
         return torch.randn(*shape, generator=generator)
 
     rows = min(1024, examples * context)
+    inner = config.get("d_ff") or width
     pairs = [
-        (random(rows, width), random(width, int(config.get("d_ff") or width))),
+        (random(rows, width), random(width, max(inner) if isinstance(inner, list) else inner)),
         (random(8, context, head), random(8, head, context)),
     ]
     with applied(route):

@@ -63,7 +63,9 @@ class Attention(Protocol):
     write what goes from layer to layer beside the residual stream, `Mixed.passed`.
 
     Modules are best made from `plain.Plain`: they give `weights`, and `quick` where there is a
-    faster way. `xtool check my.py` holds a file against the laws of all variants.
+    faster way. One may have `passes`, how many columns it hands to the next layer's attention, and
+    `post_norm`, whether the block's second norm overwrites the residual stream. `xtool check my.py`
+    holds a file against the laws of all variants.
     """
 
     def build(self, config: AttentionConfig) -> nn.Module:

@@ -31,7 +31,6 @@ class KeyImportance(Plain):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.d_model = int(config.d_model)
         self.importance = Linear(config.d_model, 1)
 
     def forward(

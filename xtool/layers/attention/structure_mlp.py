@@ -48,6 +48,7 @@ class StructureMlp(Structured):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        self.post_norm = config.structure_norm == "post"
         self.structure = Linear(2 * config.n_heads, config.d_ff)
         self.place_scale = nn.Parameter(torch.empty(config.context))
         self.place_bias = nn.Parameter(torch.empty(config.context))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xtool.axes import DATA, RESIDUAL, Axis, Layout
 from xtool.checkpoint import Reader
-from xtool.surgery.gather import Along, axis_map, gather, prefix, repeat
+from xtool.gather import Along, axis_map, gather, prefix, repeat
 
 T = TypeVar("T")
 # Heads of queries, of keys, and the queries that share a head of keys.

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xtool.surgery.gather import prefix
+from xtool.gather import prefix
 from xtool.surgery.operators import Growth, nearest
 
 

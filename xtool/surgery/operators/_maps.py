@@ -10,8 +10,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from xtool.axes import RESIDUAL, Axis, Layout
+from xtool.gather import prefix, repeat, tile
 from xtool.seeds import derive
-from xtool.surgery.gather import prefix, repeat, tile
 from xtool.surgery.operators import KEYS, Factor, Growth, multiplied, uneven
 
 DATA_AXES = ("vocab", "context", "n_outputs")

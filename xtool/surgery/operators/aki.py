@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from xtool.surgery.gather import prefix
+from xtool.gather import prefix
 from xtool.surgery.operators import Growth, Operator
 from xtool.surgery.operators.split import ENTRY as SPLIT
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from xtool.axes import RESIDUAL
 from xtool.checkpoint import one_thread
+from xtool.gather import copy_numbers, gather, prefix, runs, tile
 from xtool.layers.initial import CHUNK, chunks
 from xtool.seeds import derive
-from xtool.surgery.gather import copy_numbers, gather, prefix, runs, tile
 from xtool.surgery.operators import Carry, Growth, Operator, multiplied, uneven
 
 PROMISE = "exact"

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from xtool.surgery.gather import repeat
+from xtool.gather import repeat
 from xtool.surgery.operators import Growth, Operator, uneven
 
 PROMISE = "approximate"

@@ -8,8 +8,8 @@ the identity adds a stream of its own.
 import torch
 from torch import Tensor
 
+from xtool.gather import prefix
 from xtool.layers.initial import initial
-from xtool.surgery.gather import prefix
 from xtool.surgery.operators import Growth, Operator
 
 PROMISE = "approximate"

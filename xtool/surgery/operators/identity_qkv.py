@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from xtool.axes import pattern_regex
+from xtool.gather import prefix
 from xtool.layers.initial import initial
-from xtool.surgery.gather import prefix
 from xtool.surgery.operators import Growth, Operator
 
 PROMISE = "approximate"

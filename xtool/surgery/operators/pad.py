@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from xtool.axes import RESIDUAL
+from xtool.gather import new_places, prefix
 from xtool.layers.initial import initial
-from xtool.surgery.gather import new_places, prefix
 from xtool.surgery.operators import Carry, Growth, Operator
 
 PROMISE = "exact"

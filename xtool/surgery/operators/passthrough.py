@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from xtool.errors import UsageError
-from xtool.surgery.gather import prefix
+from xtool.gather import prefix
 from xtool.surgery.operators import Growth, Operator
 from xtool.surgery.operators._depth import other_sizes
 

@@ -32,9 +32,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from xtool.axes import DATA
+from xtool.gather import axis_map, prefix
 from xtool.layers.initial import draw, initial
 from xtool.seeds import derive
-from xtool.surgery.gather import axis_map, prefix
 from xtool.surgery.operators import KEYS, Factor, Growth, Operator
 
 PROMISE = "approximate"

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from xtool.axes import RESIDUAL
+from xtool.gather import axis_map, tile
 from xtool.layers.initial import draw
 from xtool.seeds import derive
-from xtool.surgery.gather import axis_map, tile
 from xtool.surgery.operators import Growth, Operator, multiplied, nearest
 
 PROMISE = "exact"

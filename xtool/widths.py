@@ -6,7 +6,7 @@ ratio to those of queries where it stays whole. Outputs that are the symbols gro
 other dial changes only by its own flag.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any
@@ -17,7 +17,7 @@ RATIO = ("d_ff", "d_hidden")
 
 
 def resized(
-    config: Mapping[str, Any], changes: Mapping[str, int], keep_heads: bool = False
+    config: Mapping[str, Any], changes: Mapping[str, Any], keep_heads: bool = False
 ) -> dict[str, Any]:
     """The configuration at new sizes.
 
@@ -35,6 +35,8 @@ def resized(
     _require_dials(config, changes)
     free = config.get("attention_output", True)
     new = {**config, **_by_width(config, changes, keep_heads and free), **changes}
+    if isinstance(new.get("d_ff"), list) and "d_ff" not in changes:
+        new["d_ff"] = new["d_ff"][: new["n_layers"]]
     if "n_kv_heads" in config and "n_kv_heads" not in changes:
         groups = Fraction(new["n_heads"], config["n_heads"]) * config["n_kv_heads"]
         if groups.denominator == 1:
@@ -60,22 +62,26 @@ def resized(
     return new
 
 
-def _require_dials(config: Mapping[str, Any], changes: Mapping[str, int]) -> None:
+def _require_dials(config: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     for name, size in changes.items():
         if config.get(name) is None:
             raise UsageError(f"the model has no dial `{name}` to change")
-        if size < 1:
+        if min(size if isinstance(size, list) else [size]) < 1:
             raise UsageError(f"`{name}` is {size}, it must be at least 1")
 
 
 def _by_width(
-    config: Mapping[str, Any], changes: Mapping[str, int], keep_heads: bool
-) -> dict[str, int]:
+    config: Mapping[str, Any], changes: Mapping[str, Any], keep_heads: bool
+) -> dict[str, Any]:
     """The sizes that follow from a new d_model, where they are not asked for themselves."""
     ratio = _ratio(config, changes)
     one_head = config.get("n_heads") == 1 and "n_heads" not in changes
     scaled = [*RATIO, "d_head", "d_value"] if one_head else RATIO
-    new = {name: _rounded(config[name] * ratio, ratio) for name in scaled if config.get(name)}
+    new: dict[str, Any] = {
+        name: _each(config[name], lambda size: _rounded(size * ratio, ratio))
+        for name in scaled
+        if config.get(name)
+    }
     if "n_heads" not in config or "n_heads" in changes or one_head:
         return new
     heads = config["n_heads"] * ratio
@@ -86,10 +92,23 @@ def _by_width(
     return new
 
 
-def _ratio(config: Mapping[str, Any], changes: Mapping[str, int]) -> Fraction:
+def _ratio(config: Mapping[str, Any], changes: Mapping[str, Any]) -> Fraction:
     """How many times larger d_model is to be."""
     width = config.get("d_model", 1)
     return Fraction(changes.get("d_model", width), width)
+
+
+def _each(sizes: int | list[int], function: Callable[[int], int]) -> int | list[int]:
+    """A function of a size, or of that of each layer."""
+    return [function(one) for one in sizes] if isinstance(sizes, list) else function(sizes)
+
+
+def larger(one: Any, other: Any) -> bool:
+    """Whether a size is larger than another, in any layer where they differ by layer."""
+    pairs = [size if isinstance(size, list) else [size] for size in (one, other)]
+    count = max(map(len, pairs))
+    first, second = (sizes * count if len(sizes) == 1 else sizes for sizes in pairs)
+    return any((a or 0) > (b or 0) for a, b in zip(first, second, strict=False))
 
 
 def _rounded(size: Fraction, ratio: Fraction) -> int:
