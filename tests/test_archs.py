@@ -21,6 +21,7 @@ from xtool.layers.initial import initial
 from xtool.layers.mlp import FUNCTIONS
 from xtool.layers.positions import frequencies, table, turned
 from xtool.training.dials import CONTEXT, REPORT, RESULT
+from xtool.training.replicas import Replicas
 from xtool.training.setup import preset
 
 ARCHS = registry.names("archs")
@@ -195,7 +196,8 @@ def test_flops_are_those_that_torch_counts(arch: str, case: int) -> None:
 def test_a_training_step_costs_what_is_said(arch: str, case: int) -> None:
     config, model = built(arch=arch, causal=False, **CASES[case])
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.train()(torch.zeros(1, 12, dtype=torch.int64)).sum().backward()
+        steps = Replicas(model.train(), config, 1)
+        steps.forward(torch.zeros(1, 12, dtype=torch.int64)).sum().backward()
     assert counter.get_total_flops() == training_flops(config)
     if arch == "gpt":
         assert training_flops(config) == 3 * architecture(config).flops(config)

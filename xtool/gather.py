@@ -4,7 +4,8 @@ A map gives, for each index of the new axis, the old index whose values it takes
 is none. The map of a product such as n_heads*d_head is composed from one map for each factor.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from xtool.axes import Layout
+from xtool.axes import RESIDUAL, Layout
 from xtool.checkpoint import Reader, one_thread
 
 # Stretches of fewer indices than this, on average, are picked one by one.
@@ -73,12 +74,57 @@ def new_places(sizes: Sequence[tuple[int, int]], factor: int) -> Bool[Tensor, " 
     return out
 
 
-def prefixes(old: Layout, new: Layout, name: str) -> list[Tensor]:
-    """One map for each axis of a tensor: its first indices along every factor."""
-    found = []
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """The first indices in an order of a user's or a measure's own, in place of the first ones."""
+
+    order: Int64[Tensor, " old"]
+    __name__ = "picked"
+
+    def __call__(self, old: int, new: int) -> Int64[Tensor, "{new}"]:
+        """The map of a factor."""
+        return self.order[:new]
+
+
+# Orders of units by factor and layer; those of the residual stream belong to no layer.
+Orders = Mapping[tuple[str, int | None], Picked]
+
+
+def prefixes(
+    old: Layout,
+    new: Layout,
+    name: str,
+    source: str | None = None,
+    orders: Orders | None = None,
+) -> list[Tensor]:
+    """One map for each axis of a tensor: its first indices along every factor.
+
+    Args:
+        old: the axes of the large model.
+        new: those of the small one.
+        name: the tensor in the small one.
+        source: in the large one, where its name is another.
+        orders: in which order the units of a factor come; the layer is that of the large one.
+    """
+    source, found = source or name, []
+    layer = old.layer(source)
     for axis in new.axes(name):
-        sizes = zip(old.axis_sizes(name, axis), new.axis_sizes(name, axis), strict=True)
-        found.append(axis_map(tuple((was, now, prefix) for was, now in sizes)))
+        sizes = zip(
+            axis.factors, old.axis_sizes(source, axis), new.axis_sizes(name, axis), strict=True
+        )
+        known = orders or {}
+        found.append(
+            axis_map(
+                tuple(
+                    (
+                        was,
+                        now,
+                        known.get((str(factor), None if factor == RESIDUAL else layer), prefix),
+                    )
+                    for factor, was, now in sizes
+                )
+            )
+        )
     return found
 
 

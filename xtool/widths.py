@@ -6,7 +6,7 @@ ratio to those of queries where it stays whole. Outputs that are the symbols gro
 other dial changes only by its own flag.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any
@@ -128,9 +128,9 @@ def _heads_do_not_fit(config: Mapping[str, Any], width: int) -> UsageError:
     )
 
 
-def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """`d_model 48 -> 96` for every dial that differs."""
-    differ = [name for name in new if old.get(name) != new[name]]
+def changed(old: Mapping[str, Any], new: Mapping[str, Any], but: Container[str] = ()) -> list[str]:
+    """`d_model 48 -> 96` for every dial that differs, `but` for some."""
+    differ = [name for name in new if old.get(name) != new[name] and name not in but]
     return [f"{name} {_short(old[name])} -> {_short(new[name])}" for name in differ]
 
 

@@ -29,8 +29,15 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     return entry
 
 
-def training_flops(config: Mapping[str, Any]) -> int:
-    """Operations of training on one example: three forward passes, or what the architecture says.
+def flops(config: Mapping[str, Any]) -> int:
+    """Operations of one forward pass over one example."""
+    return architecture(config).flops(config)
+
+
+def whole_training_flops(config: Mapping[str, Any]) -> int:
+    """Operations of training the whole model on one example, with no size nested in it.
+
+    They are those of three forward passes, or what the architecture says.
 
     Raises:
         XtoolError: an architecture of a user's own gives no whole number above 0.
@@ -38,10 +45,10 @@ def training_flops(config: Mapping[str, Any]) -> int:
     arch = architecture(config)
     if isinstance(arch, TrainingFlops):
         return arch.training_flops(config)
-    flops = arch.flops(config)
-    if not isinstance(flops, int) or flops < 1:
-        raise XtoolError(f"{config['arch']}: `flops` gives {flops!r}, not a whole number above 0")
-    return FORWARD_AND_BACKWARD * flops
+    found = arch.flops(config)
+    if not isinstance(found, int) or found < 1:
+        raise XtoolError(f"{config['arch']}: `flops` gives {found!r}, not a whole number above 0")
+    return FORWARD_AND_BACKWARD * found
 
 
 def checked(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """From a file to a model, whole or stage by stage."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,9 +11,11 @@ from torch.func import functional_call
 
 from xtool.archs._contracts import Model
 from xtool.archs._making import build, empty, stored_names
-from xtool.axes import Layout
+from xtool.archs._nest import HEAD, build_size, head_config, sized, source_of
+from xtool.axes import Layout, layout
 from xtool.checkpoint import Reader, model_reader
 from xtool.errors import XtoolError
+from xtool.gather import gather, prefixes
 from xtool.header import Header
 from xtool.storage import Source
 
@@ -98,16 +100,23 @@ def _read_stage(reader: Reader, prefix: str, module: nn.Module, stored: set[str]
 
 
 def read_model(
-    path: Path, replica: int | None = None, verify: bool = True
+    path: Path,
+    replica: int | None = None,
+    verify: bool = True,
+    size: Mapping[str, Any] | None = None,
 ) -> tuple[Header, Layout, nn.Module]:
     """A model file in memory, in the precision it is stored in, checked and ready to run.
+
+    Of one of its sizes only the prefixes are read.
 
     Args:
         path: the file.
         replica: which model, where the file holds several.
         verify: whether to check its digest.
+        size: the sizes that differ from the model's, by dial; see `Size`.
 
     Raises:
+        UsageError: a size that cannot be built.
         XtoolError: unreadable, not a model, or not what its configuration says.
         CheckFailed: the digest does not match.
     """
@@ -115,6 +124,24 @@ def read_model(
         reader = open_model(source, verify, replica=replica)
         header, ours = source.require_header("model"), reader.layout
         assert ours is not None
-        model = build(header.config).to(reader.dtype(reader.names[0]))
-        fill(model, ours, reader)
+        made = build_size(header.config, size) if size else build(header.config)
+        model = made.to(reader.dtype(reader.names[0]))
+        if size:
+            fill_size(model, size, reader)
+        else:
+            fill(model, ours, reader)
     return header, ours, model
+
+
+def fill_size(model: nn.Module, size: Mapping[str, Any], reader: Reader) -> None:
+    """Give a model of `build_size` the prefixes of a file's tensors."""
+    old = reader.layout
+    assert old is not None
+    small = sized(old.config, size)
+    new, head = layout(small), layout(head_config(small, size))
+    stored = {tie.alias: tie.stored for tie in old.ties}
+    with torch.no_grad():
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            found = prefixes(old, head if name.startswith(f"{HEAD}.") else new, name)
+            source = source_of(stored.get(name, name), old.config, size, reader.names)
+            tensor.copy_(gather(reader, source, found, 0, len(tensor), reader.dtype(source)))

@@ -5,6 +5,7 @@ Embedding and positions, blocks of attention and feed-forward, and a head of one
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,11 +60,24 @@ OPTIONS = [
     ("dropout", "float", 0.0, "on the embedding and on each part's output"),
     ("dropout_attention", "float", 0.0, "on the attention weights"),
     ("dropout_hidden", "float", 0.0, "inside the feed-forward part and a two-layer head"),
+    ("nest", "texts", None, "smaller sizes inside, `d_model=16,32`; again for another axis"),
+    ("nest_schedule", "joint|random|sandwich", "sandwich", "which sizes a step trains"),
+    ("nest_drawn", "int", 1, "sizes that `sandwich` draws beside the largest and the smallest"),
+    ("nest_mix", "bool", False, "drawn sizes have a feed-forward width of their own in each layer"),
+    ("nest_distill", "float", 0.5, "part of a smaller size's loss: distance from the largest"),
+    ("nest_gain", "shared|own", "own", "whether each size's norms have gains of their own"),
+    ("nest_weights", "text", None, "weight of each size's loss, smallest first; 1 unless given"),
 ]
 TASK = "counting"
 CACHED = True
-LATER = ["residual"]
-TUNABLE = ["dropout", "dropout_attention", "dropout_hidden"]
+LATER = [
+    "residual", "nest", "nest_schedule", "nest_drawn", "nest_mix", "nest_distill", "nest_gain",
+    "nest_weights",
+]  # fmt: skip
+TUNABLE = [
+    "dropout", "dropout_attention", "dropout_hidden", "nest", "nest_schedule", "nest_drawn",
+    "nest_mix", "nest_distill", "nest_gain", "nest_weights",
+]  # fmt: skip
 PRESETS = {
     "counting": {
         "d_model": 48,
@@ -167,6 +181,9 @@ AXES = {
     "blocks.{layer}.attention_norm.*": ("=d_model",),
     "blocks.{layer}.mlp_norm.*": ("=d_model",),
     "head.norm.*": ("=d_model",),
+    "sizes.*.blocks.{layer}.attention_norm.*": ("=d_model",),
+    "sizes.*.blocks.{layer}.mlp_norm.*": ("=d_model",),
+    "sizes.*.head.norm.*": ("=d_model",),
     "head.hidden.weight": ("d_hidden", "<d_model"),
     "head.hidden.bias": ("d_hidden",),
     "head.out.weight": ("n_outputs", "<d_hidden"),
@@ -247,6 +264,22 @@ class Head(nn.Module):
         return F.linear(hidden, self.out.weight, self.bias)  # (B, T, C)
 
 
+class Norms(nn.Module):
+    """The norms of a model, by the names that they have there, for one of its nested sizes."""
+
+    def __init__(self, c: SimpleNamespace) -> None:
+        super().__init__()
+
+        def one() -> nn.Module:
+            return norm(c.norm, c.d_model, c.norm_eps)
+
+        parts = ["attention_norm", "mlp_norm"] if c.d_ff else ["attention_norm"]
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({part: one() for part in parts}) for _ in range(c.n_layers)
+        )
+        self.head = nn.ModuleDict({"norm": one()})
+
+
 class Gpt(nn.Module):
     """The model; see the module."""
 
@@ -258,6 +291,10 @@ class Gpt(nn.Module):
             for d_ff in widths(c.d_ff, c.n_layers)
         )
         self.head = Head(c, self.embed.weight)
+        nest = getattr(c, "nest", None)
+        if nest and c.nest_gain == "own":
+            smaller = prod(word.count(",") + 1 for word in nest.split()) - 1
+            self.sizes = nn.ModuleList(Norms(c) for _ in range(smaller))
 
     @staticmethod
     def _block(c: SimpleNamespace) -> Block:

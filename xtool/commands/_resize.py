@@ -10,7 +10,8 @@ from xtool.axes import SIZES
 from xtool.config import Option
 from xtool.errors import UsageError
 
-OPTIONS = [Option(name, "int", None, text) for name, text in SIZES.items()]
+TYPES = {"d_ff": "ints"}
+OPTIONS = [Option(name, TYPES.get(name, "int"), None, text) for name, text in SIZES.items()]
 Width = Annotated[
     int | None,
     typer.Option(
@@ -36,23 +37,24 @@ Vocab = Annotated[
 PANEL = [option for option in OPTIONS if option.name not in ("d_model", "vocab_size")]
 
 
-def changes(sizes: Mapping[str, Any], enough: bool = False) -> dict[str, int]:
+def changes(sizes: Mapping[str, Any], enough: bool = False) -> dict[str, Any]:
     """The sizes that were given.
 
     Raises:
         UsageError: none was, and what else was given is not `enough`.
     """
-    given = {name: int(size) for name, size in sizes.items() if size is not None}
+    given = {name: size for name, size in sizes.items() if size is not None}
     if not given and not enough:
         raise UsageError("no size given", "`--to N` sets d_model; see `--help` for the others")
     return given
 
 
-def target(path: Path, out: Path | None, wanted: Mapping[str, int], method: str = "") -> Path:
+def target(path: Path, out: Path | None, wanted: Mapping[str, Any], method: str = "") -> Path:
     """`-o`, or beside the input: `small-96.st`, `small-n_layers4.st`, `small-96.resume.st`."""
     if out is not None:
         return out
-    parts = [str(v) if k == "d_model" else f"{k}{v}" for k, v in wanted.items()]
+    said = {k: "_".join(map(str, v)) if isinstance(v, list) else v for k, v in wanted.items()}
+    parts = [str(v) if k == "d_model" else f"{k}{v}" for k, v in said.items()]
     stem = path.name.removesuffix(".st")
     end = ".resume.st" if stem.endswith(".resume") else ".st"
     return path.with_name("-".join([stem.removesuffix(".resume"), *(parts or [method])]) + end)

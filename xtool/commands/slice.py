@@ -1,5 +1,7 @@
 """Slice a smaller, standalone model out of a larger one."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +23,16 @@ from xtool.commands._ui import (
 )
 from xtool.config import Option, resolve
 
+LAYERS = "blocks: how many of the first ones, or which, as 0-3,5"
+CHOICES = [
+    replace(option, type="text", help=LAYERS) if option.name == "n_layers" else option
+    for option in PANEL
+]
+
 
 def panels() -> dict[str, list[Option]]:
     """The sizes."""
-    return {"Sizes": PANEL}
+    return {"Sizes": CHOICES}
 
 
 def slice_(
@@ -50,6 +58,12 @@ def slice_(
             help="With --fold: data to give the loss before and after on.", rich_help_panel=MODEL
         ),
     ] = None,
+    untrained_ok: Annotated[
+        bool,
+        typer.Option(
+            "--untrained-ok", help="Also sizes that were never trained.", rich_help_panel=MODEL
+        ),
+    ] = False,
     own: Own = None,
     out: Out = None,
     force: Force = False,
@@ -62,9 +76,11 @@ def slice_(
     Their paths go to standard output.
     """
     notes = Notes(quiet, verbose)
+    layers = _layers(dials.pop("n_layers", None))
     said = dials | {"d_model": d_model, "vocab_size": vocab_size}
     enough = replica is not None or fold is not None
-    wanted = changes(resolve(OPTIONS, [(SAID, said)]), enough)
+    sizes = resolve(OPTIONS, [(SAID, said)])
+    wanted = changes(sizes | {"n_layers": layers}, enough)
     found = files(model)
     if fold is not None:
         from xtool.commands._loops import fold_each
@@ -85,7 +101,27 @@ def slice_(
     require_apart(places, [*found, *registry.admitted().values()])
     for path, place in zip(found, places, strict=True):
         require_writable(place, force)
-        changed, digest = slice_model(path, place, wanted, replica)
+        changed, digest = slice_model(path, place, wanted, replica, untrained_ok)
         notes.say(f"{path} -> {place}: {', '.join(changed)}; every tensor is a prefix, to the bit")
         notes.detail(f"digest {digest}")
         write_stdout(f"{place}\n")
+
+
+def _layers(text: str | None) -> int | list[int] | None:
+    """How many blocks, or which: `4`, `0-3,5`.
+
+    Raises:
+        UsageError: neither.
+    """
+    from xtool.errors import UsageError
+
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())
+        if not match:
+            raise UsageError(f"`--n-layers {text}` is neither a number nor layers such as 0-3,5")
+        first, last = int(match[1]), int(match[2] or match[1])
+        found += range(first, last + 1)
+    return found[0] if text.strip().isdigit() else found

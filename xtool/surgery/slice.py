@@ -1,42 +1,108 @@
 """Slicing: a smaller model is a prefix of the larger one along the same axes."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import chain
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from xtool.archs import checked, open_model
-from xtool.axes import REPLICAS, SIZES, Layout, layout
+from xtool.archs import (
+    HEAD,
+    SIZE,
+    axes_of,
+    checked,
+    empty,
+    inner,
+    is_trained,
+    open_model,
+    sizes_of,
+    source_of,
+    stored_names,
+)
+from xtool.axes import REPLICAS, RESIDUAL, SIZES, Layout, layout
 from xtool.checkpoint import NAMES, Reader, save_streamed
 from xtool.errors import CheckFailed, UsageError
-from xtool.gather import gather, prefixes
+from xtool.gather import Orders, gather, prefixes
 from xtool.header import Header, Training
 from xtool.lineage import step
 from xtool.storage import BLOCK, Source
-from xtool.widths import changed, resized
+from xtool.widths import changed, larger, resized
 from xtool.writing import Spec
+
+# What follows from the sizes, and is not told.
+NAMED = ("nest", "nest_weights", "arch")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is cut out of a large model.
+
+    Attributes:
+        old: the axes of the large one.
+        new: those of the small one.
+        layers: the layers that stay.
+        sizes: the small model's nested sizes, as places among the large one's.
+        orders: in which order units are taken, where it is not their own.
+    """
+
+    old: Layout
+    new: Layout
+    layers: Sequence[int]
+    sizes: Sequence[int] = ()
+    orders: Orders = field(default_factory=dict)
+
+    def source(self, name: str, names: Container[str]) -> str:
+        """The large model's tensor that a small one's is cut from."""
+        layer = self.new.layer(name)
+        if layer is not None:
+            name = name.replace(f".{layer}.", f".{self.layers[layer]}.", 1)
+        start, _, rest = name.partition(".")
+        if start == SIZE:
+            place, _, rest = rest.partition(".")
+            return f"{SIZE}.{self.sizes[int(place)]}.{rest}"
+        return source_of(name, self.old.config, self.changes, names)
+
+    @cached_property
+    def changes(self) -> dict[str, Any]:
+        """The sizes that a nested model's own dials give this one."""
+        axes = axes_of(self.old.config)
+        pairs = {name: self.new.config[name] for name in axes if name in self.new.config}
+        return {name: n for name, n in pairs.items() if n != self.old.config[name]}
+
+    def maps(self, name: str, source: str) -> list[Tensor]:
+        """Which indices of the large tensor the small one has, along each axis."""
+        return prefixes(self.old, self.new, name, source, self.orders)
 
 
 def slice_model(
-    path: Path, out: Path, changes: Mapping[str, int], replica: int | None = None
+    path: Path,
+    out: Path,
+    changes: Mapping[str, Any],
+    replica: int | None = None,
+    untrained_ok: bool = True,
+    orders: Orders | None = None,
 ) -> tuple[list[str], str]:
     """Cut a model file down to smaller sizes.
 
     Args:
         path: the large model.
         out: where the small one goes.
-        changes: the sizes asked for, by dial.
+        changes: the sizes asked for, by dial; layers may be a list of those that stay, from 0.
         replica: take out this one of several models; None keeps them all.
+        untrained_ok: whether the small model may be one that was never trained.
+        orders: take units in this order, in place of the first ones.
 
     Returns:
         what changed, and the digest of the result.
 
     Raises:
-        UsageError: a size larger than the model's, or one that its heads do not fit.
+        UsageError: a size larger than the model's, one that its heads do not fit, or one that was
+            never trained.
         XtoolError: an unreadable model, or no space.
     """
     with Source(path) as source:
@@ -47,69 +113,166 @@ def slice_model(
         readers = [open_model(source, verify=i == chosen[0], replica=i) for i in chosen]
         old = readers[0].layout
         assert old is not None
-        new = _smaller(old, changes, str(path))
-        differ = changed(old.config, new.config)
-        if not differ and taken is None:
+        cut = _cut(old, changes, str(path), orders or {})
+        differ = changed(old.config, cut.new.config, but=NAMED)
+        if not differ and taken is None and not orders:
             raise UsageError("nothing to slice: every size is already as asked")
+        if differ and not untrained_ok:
+            require_trained(header, cut, str(path))
         digest = save_streamed(
             out,
-            _header(header, new, taken),
-            _specs(readers[0], new),
-            *(partial(_rows, reader, new) for reader in readers),
-            prove=partial(_prove_all, readers),
+            _header(header, cut, taken),
+            _specs(readers[0], cut),
+            *(partial(_rows, reader, cut) for reader in readers),
+            prove=partial(_prove_all, readers, cut),
         )
     out_of = [] if taken is None else [f"replica {taken} of {count}"]
     return out_of + differ, digest
 
 
-def _smaller(old: Layout, changes: Mapping[str, int], where: str) -> Layout:
-    """The layout at the smaller sizes.
+def _cut(old: Layout, changes: Mapping[str, Any], where: str, orders: Orders) -> Cut:
+    """The small model, and where it lies in the large one.
 
     Raises:
         UsageError: see `slice_model`.
     """
-    config = checked(resized(old.config, changes))
+    if HEAD in axes_of(old.config) and changes:
+        raise UsageError(
+            f"{where}: only its output is nested (`{old.config['nest']}`), its blocks are whole",
+            "`xtool evaluate --size` and `xtool sample --size` read its sizes",
+        )
+    layers = _layers(old.config, changes.get("n_layers"), where)
+    wanted = dict(changes)
+    if "n_layers" in wanted:
+        wanted["n_layers"] = len(layers)
+        each = old.config.get("d_ff")
+        if isinstance(each, list) and "d_ff" not in wanted:
+            wanted["d_ff"] = [each[layer] for layer in layers]
+    whole = {**old.config, "nest": None} if "nest" in old.config else dict(old.config)
+    config = checked(resized(whole, wanted)) if wanted else checked(whole)
     for name in SIZES:
-        if (config.get(name) or 0) > (old.config.get(name) or 0):
+        if larger(config.get(name), old.config.get(name)):
             raise UsageError(
                 f"{where}: cannot slice `{name}` {old.config[name]} -> {config[name]}: "
                 "slicing only makes a model smaller",
                 "to make it larger use `xtool grow`",
             )
+    nest, sizes = inner(old.config, config) if [*layers] == [*range(len(layers))] else (None, [])
+    if nest is not None:
+        same = nest == old.config["nest"]
+        config = checked({**config, "nest": nest} | ({} if same else {"nest_weights": None}))
+    elif config["arch"] == "matryoshka":
+        config["arch"] = "gpt"
     new = layout(config)
     for unit in old.units:
-        if new.size(unit) > old.size(unit):
+        if _grows(old, new, unit):
             raise UsageError(
                 f"{where}: `{unit}` would grow from {old.size(unit)} to {new.size(unit)}",
                 "cut `--n-heads` too, so that each head of keys keeps its queries",
             )
-    return new
+    return Cut(old, new, layers, sizes, orders)
 
 
-def _specs(reader: Reader, new: Layout) -> list[Spec]:
-    """The tensors of one sliced model: those of its layers, as the large one stores them."""
-    layers = new.config.get("n_layers", 1)
-    names = [name for name in reader.names if (new.layer(name) or 0) < layers]
-    return [Spec(name, NAMES[reader.dtype(name)], new.shape(name)) for name in names]
+def _layers(config: Mapping[str, Any], wanted: int | list[int] | None, where: str) -> list[int]:
+    """The layers that stay.
+
+    Raises:
+        UsageError: a layer that is not there, or not in rising order.
+    """
+    count = int(config.get("n_layers") or 1)
+    if not isinstance(wanted, list):
+        return (
+            [*range(min(count, wanted or count))]
+            if (wanted or 1) <= count
+            else [*range(wanted or 0)]
+        )
+    if wanted != sorted({*wanted}) or not wanted or wanted[0] < 0:
+        raise UsageError(f"`--n-layers` {wanted}: layers rise, each once", "such as `0-3,5`")
+    if wanted[-1] >= count:
+        raise UsageError(f"{where}: has no layer {wanted[-1]}, it has {count}, from 0")
+    return wanted
 
 
-def _rows(reader: Reader, new: Layout, name: str, start: int, stop: int) -> Tensor:
+def _grows(old: Layout, new: Layout, unit: str) -> bool:
+    """Whether a size, or a part of one, is larger in the small model."""
+    if isinstance(old.config.get(unit), list) or isinstance(new.config.get(unit), list):
+        return False
+    return new.size(unit) > old.size(unit)
+
+
+def require_trained(header: Header, cut: Cut, where: str) -> None:
+    """Raise UsageError for a size that the model was never trained in.
+
+    It was in the sizes that are nested in it, and in those that it had before it grew along
+    feed-forward width, heads or depth in a way that appends, since that left the old units as they
+    were. Fewer positions or symbols are no other size.
+    """
+    old, new = cut.old.config, cut.new.config
+    sizes = [name for name in SIZES if name not in ("context", "vocab_size")]
+    if all(old.get(name) == new.get(name) for name in sizes):
+        return
+    first = [*cut.layers] == [*range(len(cut.layers))]
+    plain = {**new, "nest": None}
+    if first and old.get("nest") and is_trained(old, plain):
+        return
+    if first and any(all(new.get(n) == was.get(n) for n in sizes) for was in _before(header)):
+        return
+    known = [size.label for size in sizes_of(old)] if old.get("nest") else []
+    raise UsageError(
+        f"{where}: was never trained at {', '.join(changed(old, new, but=('nest', 'arch')))}",
+        f"trained sizes: {', '.join(known)}; `--untrained-ok` cuts all the same"
+        if known
+        else "`--untrained-ok` cuts all the same, `--sort importance` keeps what matters most; "
+        "`xtool train --from` with `--nest` trains it",
+    )
+
+
+APPENDING = {"pad": ("d_ff", "n_heads", "n_kv_heads", "n_layers"), "clone": ("n_layers",)}
+
+
+def _before(header: Header) -> Iterator[dict[str, Any]]:
+    """The sizes of the model before each of the growths that it ends with."""
+    known: list[dict[str, Any]] = []
+    for one in header.lineage:
+        last = known[-1] if known else {}
+        known.append(last | {k: v for k, v in one.options.items() if k in SIZES})
+    for place in range(len(known) - 1, 0, -1):
+        one, now, was = header.lineage[place], known[place], known[place - 1]
+        differ = {name for name in SIZES if now.get(name) != was.get(name)}
+        if one.command != "grow" or not differ <= set(APPENDING.get(one.options["method"], ())):
+            return
+        yield was
+
+
+def _specs(reader: Reader, cut: Cut) -> list[Spec]:
+    """The tensors of one sliced model, in the order and the type of the large one's."""
+    names, found = set(reader.names), []
+    for name in stored_names(empty(cut.new.config), cut.new):
+        dtype = reader.dtype(cut.source(name, names))
+        found.append(Spec(name, NAMES[dtype], cut.new.shape(name)))
+    return found
+
+
+def _rows(reader: Reader, cut: Cut, name: str, start: int, stop: int) -> Tensor:
     """Rows [start, stop) of a sliced tensor."""
-    assert reader.layout is not None
-    found = prefixes(reader.layout, new, name)
-    return gather(reader, name, found, start, stop, reader.dtype(name))
+    source = cut.source(name, reader.names)
+    return gather(reader, source, cut.maps(name, source), start, stop, reader.dtype(source))
 
 
-def _header(header: Header, new: Layout, taken: int | None) -> Header:
+def _header(header: Header, cut: Cut, taken: int | None) -> Header:
     """The header of the sliced file.
 
     Args:
         header: of the large one.
-        new: the layout of one sliced model.
+        cut: what is cut out of it.
         taken: the replica that is taken out of several; None where all stay.
     """
-    config = dict(new.config)
+    config = dict(cut.new.config)
     sizes = {name: config[name] for name in SIZES if config.get(name)}
+    if [*cut.layers] != [*range(len(cut.layers))]:
+        sizes["layers"] = [*cut.layers]
+    if cut.orders:
+        sizes["sort"] = "importance"
     if taken is not None:
         sizes["replica"] = taken
     elif header.replicas > 1:
@@ -133,33 +296,41 @@ def _training(header: Header, replica: int | None) -> Training:
     return kept
 
 
-def _prove_all(readers: Sequence[Reader], temporary: Path) -> None:
+def _prove_all(readers: Sequence[Reader], cut: Cut, temporary: Path) -> None:
     """Prove every model of the written file."""
     with Source(temporary) as written:
         for place, reader in enumerate(readers):
-            _prove(reader, open_model(written, verify=not place, replica=place))
+            _prove(reader, open_model(written, verify=not place, replica=place), cut)
 
 
-def _prove(reader: Reader, small: Reader) -> None:
-    """Every tensor of the written file is the prefix that it claims to be, to the bit.
+def _prove(reader: Reader, small: Reader, cut: Cut) -> None:
+    """Every tensor of the written file is the part of the parent's that it claims to be.
 
-    It narrows the parent's factors, so that a mistake in the index maps would show.
+    It narrows the parent's factors, or picks from them in the given order, so that a mistake in the
+    index maps would show.
     """
-    old, new = reader.layout, small.layout
-    assert old is not None
-    assert new is not None
+    old, new = cut.old, cut.new
     for name in small.names:
-        was = [old.axis_sizes(name, axis) for axis in new.axes(name)]
+        source = cut.source(name, reader.names)
+        layer = old.layer(source)
+        was = [old.axis_sizes(source, axis) for axis in new.axes(name)]
         now = [new.axis_sizes(name, axis) for axis in new.axes(name)]
+        factors = [str(factor) for axis in new.axes(name) for factor in axis.factors]
+        picked = [cut.orders.get((f, None if f == RESIDUAL else layer)) for f in factors]
         before, after = prod(was[0][1:]), prod(now[0][1:])
-        row = before * prod(reader.shape(name)[1:]) * reader.dtype(name).itemsize
-        step = max(1, BLOCK // row)
+        row = before * prod(reader.shape(source)[1:]) * reader.dtype(source).itemsize
+        step = 1 if picked[0] else max(1, BLOCK // row)
         for start in range(0, now[0][0], step):
             stop = min(start + step, now[0][0])
-            parent = reader.rows(name, start * before, stop * before)
+            first = int(picked[0].order[start]) if picked[0] else start
+            parent = reader.rows(source, first * before, (first + stop - start) * before)
             parent = parent.view(stop - start, *was[0][1:], *chain(*was[1:]))
             for place, size in enumerate([stop - start, *now[0][1:], *chain(*now[1:])]):
-                parent = parent.narrow(place, 0, size)
+                one = picked[place] if place else None
+                if one:
+                    parent = parent.index_select(place, one.order[:size])
+                else:
+                    parent = parent.narrow(place, 0, size)
             child = small.rows(name, start * after, stop * after)
             if not torch.equal(parent.reshape(child.shape), child):
-                raise CheckFailed(f"tensor `{name}` is not a prefix of the parent's")
+                raise CheckFailed(f"tensor `{name}` is not a part of the parent's `{source}`")

@@ -67,7 +67,8 @@ class _Loop:
         self.state_path = state_path(run.out)
         slots = load_state(run, self.state_path) if resume else run.slots
         self.sharded = average and not run.dials["ema"]
-        self.who.forward = self.processes.wrap(run.model, str(run.dials["parallel"]))
+        if self.processes.count > 1:
+            self.who.forward = self.processes.wrap(run.model, str(run.dials["parallel"]))
         if self.sharded:
             gather(run.model, run.shown)
         if run.dials["compile"]:
@@ -130,8 +131,9 @@ class _Loop:
         now = run.steps_before + step
         self.who.seed([derive(seed, "step", now, *apart) for seed in run.seeds])
         run.model.train()
-        if isinstance(run.model, Stepped):
-            run.model.at_step(now)
+        for one in (run.model, self.who.nested):
+            if isinstance(one, Stepped):
+                one.at_step(now)
         batch = torch.stack([self._batch(step, seed) for seed in run.seeds])  # (R, B)
         if isinstance(self.split, Drawn):
             batch = self._draw(self.split, batch.shape[1], now)

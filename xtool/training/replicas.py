@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from xtool.archs import build
 from xtool.layers.attention._kernel import masked, products
+from xtool.training.nested import Nested
 from xtool.training.parallel import whole
 
 
@@ -55,6 +56,9 @@ class Replicas:
     ) -> None:
         self.model, self.count, self.bf16 = model, count, bf16
         self.forward: Callable[..., Tensor] = model
+        self.nested: Nested | None = None
+        if config.get("nest"):
+            self.forward = self.nested = Nested(model, config)
         self.device = next(model.parameters()).device
         self.generators = [torch.Generator(self.device) for _ in range(count)]
         self.places: list[tuple[dict[str, Any], str]] = [
@@ -64,9 +68,7 @@ class Replicas:
             for name, tensor in held.items()
             if tensor is not None
         ]
-        self.priced: list[Any] = [
-            module for module in model.modules() if hasattr(module, "penalty")
-        ]
+        self.pricing = any(hasattr(module, "penalty") for module in model.modules())
         self.each = [model] if count == 1 else list(_views(model, config, count))
 
     def seed(self, seeds: Sequence[int]) -> None:
@@ -83,7 +85,8 @@ class Replicas:
     ) -> Float[Tensor, " R"]:
         """The mean loss of each replica on its own batch, (R, B, T) each -> (R,).
 
-        Logits of several loops, (R, S, B, T, C), each have the targets; the loss is their mean.
+        Logits of several loops, (R, S, B, T, C), each have the targets; the loss is their mean. Of
+        several sizes, (R, Z, ..., B, T, C), it is what `Nested.combined` makes of theirs.
 
         What modules ask for their `penalty`, such as that of long windows, is in its gradient; its
         value is that of the loss alone.
@@ -95,17 +98,25 @@ class Replicas:
                 logits, price = self._logits(inputs)
         if self.bf16:
             logits = logits.float()
-        if logits.ndim == 5:
-            targets = targets[:, None].expand(-1, logits.shape[1], *targets.shape[1:])
-            logits, targets = logits.flatten(1, 2), targets.flatten(1, 2)  # (R, S*B, T, C)
-        found = loss(logits.flatten(0, 1), targets.flatten(0, 1))  # (R*B, T)
-        mean = found.view(self.count, -1).mean(1)  # (R,)
-        return mean + (price - price.detach()) if self.priced else mean
+        lead = logits.shape[:-3]  # (R,), (R, S), (R, Z) or (R, Z, S)
+        one = targets.shape[1:]  # (B, T)
+        targets = targets.view(lead[0], *[1] * (len(lead) - 1), *one).expand(*lead, *one)
+        last = len(lead)
+        found = loss(logits.flatten(0, last), targets.flatten(0, last))  # (R*S*B, T)
+        if self.nested is None:
+            mean = found.view(self.count, -1).mean(1)  # (R,)
+        else:
+            mean = self.nested.combined(logits, found.view(*lead, one[0], -1))
+        return mean + (price - price.detach()) if self.pricing else mean
 
     def _price(self) -> Float[Tensor, ""]:
         """The mean penalty of the modules that have one, which they are then rid of."""
-        asked = [module.penalty for module in self.priced if module.penalty is not None]
-        for module in self.priced:
+        if not self.pricing:
+            return torch.zeros((), device=self.device)
+        modules = (self.nested or self.model).modules()
+        priced: list[Any] = [module for module in modules if hasattr(module, "penalty")]
+        asked = [module.penalty for module in priced if module.penalty is not None]
+        for module in priced:
             module.penalty = None
         if not asked:
             return torch.zeros((), device=self.device)
@@ -120,7 +131,7 @@ class Replicas:
         def one(own: list[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
             for (held, name), tensor in zip(self.places, own, strict=True):
                 held[name] = tensor
-            out: Tensor = self.model(x)
+            out: Tensor = self.forward(x)
             return out, self._price()
 
         # What `torch.func.functional_call` does too, which takes half as long as a small model.

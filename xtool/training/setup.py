@@ -13,7 +13,17 @@ import torch
 from torch import nn
 
 from xtool import registry
-from xtool.archs import build, checked, configured, fill, start, training_flops
+from xtool.archs import (
+    build,
+    canonical,
+    checked,
+    configured,
+    fill,
+    start,
+    start_gains,
+    start_sizes,
+    training_flops,
+)
 from xtool.axes import REPLICAS, RESIDUAL, SIZES, Layout, layout, one_model
 from xtool.checkpoint import model_reader
 from xtool.config import LARGEST, options
@@ -124,7 +134,12 @@ def fresh_config(
     _require_window(config, context)
     if sources := registry.source_digests([arch, str(dials.get("attention"))]):
         config["sources"] = sources
-    return configured(config, shape)
+    return _with_nest(configured(config, shape))
+
+
+def _with_nest(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with its nested sizes as they stand in headers."""
+    return config | {"nest": canonical(config)} if config.get("nest") else config
 
 
 def trained_config(config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +163,7 @@ def trained_config(config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[
             )
     if asked.get("window") is not None:
         _require_window(asked, config["context"])
-    tuned = dict(config) | {k: v for k, v in asked.items() if v is not None}
+    tuned = _with_nest(dict(config) | {k: v for k, v in asked.items() if v is not None})
     return tuned if variant == before else checked(tuned)
 
 
@@ -202,6 +217,7 @@ def set_up(
     check_dials(dials, data)
     check_parallel(processes, dials)
     config = one_model(config)
+    _check_nest(config, dials, processes)
     ours, count = layout(config), int(dials["replicas"])
     models = [build(config).to(DTYPES[dials["precision"]]) for _ in range(count)]
     inputs, steps = {"data": data.header.digest}, list(data.header.lineage)
@@ -211,6 +227,8 @@ def set_up(
     if parent is None:
         for replica, model in enumerate(models):
             start(model, ours, dials["seed"] + replica)
+            if config.get("nest"):
+                start_sizes(model, config)
     else:
         header, slots = _fill_from(models, ours, parent, dials["seed"])
         fitted(data, header, "the data")
@@ -273,7 +291,10 @@ def _fill_from(
             if theirs != own:
                 start(model, ours, seed + replica)
             reader = model_reader(source, verify=not replica, replica=replica % held)
-            fill(model, ours, reader, more=theirs != own)
+            nested = bool(ours.config.get("nest"))
+            fill(model, ours, reader, more=theirs != own or nested)
+            if nested:
+                start_gains(model, reader.names)
     return header, {}
 
 
@@ -331,6 +352,16 @@ def check_dials(dials: Mapping[str, Any], data: Dataset) -> None:
         known = metrics(task_of(data.header, "data"), data.split("dev"))
         if metric not in known:
             raise unknown("metric", metric, known)
+
+
+def _check_nest(config: Mapping[str, Any], dials: Mapping[str, Any], processes: Processes) -> None:
+    """Raise UsageError for what several sizes of one model cannot be trained with."""
+    if not config.get("nest"):
+        return
+    if dials["compile"]:
+        raise UsageError("`--compile` compiles one model, `--nest` runs several", "leave it out")
+    if processes.count > 1:
+        raise UsageError("`--nest` is for one process", "start it without torchrun")
 
 
 def _check_replicas(dials: Mapping[str, Any]) -> None:

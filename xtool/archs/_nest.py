@@ -1,0 +1,454 @@
+"""Sizes of a nested model: one set of weights, whose prefixes along the axes are smaller models.
+
+Nested widths are those of Kusupati et al. (2022, arXiv:2205.13147) and Devvrit et al. (2023,
+arXiv:2310.07707), with one rule in place of theirs: cut, then compute. A size is the model that
+its own, smaller configuration builds, and its tensors are prefixes of the large ones. So it runs
+the same operations on the same numbers as the file that `slice` writes, whatever the architecture
+and the attention variant, and no layer knows of it. Norms see the prefix alone.
+
+`nest` is a text such as `d_model=16,32 n_layers=2`; sizes of several axes are combined, each with
+each. The whole model is one of the sizes. `head=8,16` nests the output alone (matryoshka
+embeddings): the blocks are whole, and the head reads a prefix of what they give.
+"""
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import product
+from math import prod
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xtool.archs._making import (
+    FORWARD_AND_BACKWARD,
+    build,
+    checked,
+    empty,
+    flops,
+    whole_training_flops,
+)
+from xtool.archs.gpt import Head
+from xtool.axes import SIZES, Layout, layout
+from xtool.errors import UsageError, unknown
+from xtool.gather import prefixes
+from xtool.widths import larger, resized
+
+AXES = ("d_model", "n_heads", "d_ff", "n_layers")
+HEAD, AUTO = "head", "auto"
+SIZE = "sizes"  # under which names stand what a size has of its own
+
+
+@dataclass(frozen=True)
+class Size:
+    """One size of a model.
+
+    Attributes:
+        changes: the sizes that differ from the whole model's, by dial; `head` is one of them.
+        label: as it stands in rows and flags, `16` where only `d_model` is nested.
+    """
+
+    changes: Mapping[str, Any]
+    label: str
+
+
+def axes_of(config: Mapping[str, Any]) -> dict[str, list[int]]:
+    """The nested axes of a configuration and their sizes, the whole one last; empty for none.
+
+    Raises:
+        UsageError: not in the grammar, an axis that cannot be nested, or a size above the model's.
+    """
+    found: dict[str, list[int]] = {}
+    if config.get("nest") == AUTO:
+        return _usual(config)
+    for word in str(config.get("nest") or "").split():
+        name, _, text = word.partition("=")
+        name = name.replace("-", "_")
+        if name not in (*AXES, HEAD):
+            raise unknown("axis of `--nest`", name, [*AXES, HEAD])
+        if name in found:
+            raise UsageError(f"`--nest` names `{name}` twice", "one list: `d_model=16,32`")
+        whole = config.get("d_model" if name == HEAD else name)
+        if not whole or isinstance(whole, list):
+            raise UsageError(f"`--nest {word}`: the model's `{name}` is {whole}")
+        sizes = [_number(part, whole, word) for part in text.split(",")]
+        found[name] = sorted({*sizes, int(whole)})
+    if HEAD in found and len(found) > 1:
+        raise UsageError("`--nest head=...` nests the output alone, with no other axis")
+    return found
+
+
+def _usual(config: Mapping[str, Any]) -> dict[str, list[int]]:
+    """A quarter and a half of the width as far as heads divide so, else of the feed-forward part.
+
+    Raises:
+        UsageError: nothing of the model can be halved.
+    """
+    whole = {**config, "nest": None}
+    for name in ("d_model", "d_ff"):
+        size = config[name]
+        if not isinstance(size, int):
+            continue
+        sizes = [size // part for part in (4, 2) if not size % part]
+        found = [one for one in sizes if one and _fits(whole, {name: one})]
+        if found:
+            return {name: [*found, size]}
+    raise UsageError("no width of the model can be halved", "`--nest` names its smaller sizes")
+
+
+def _fits(config: Mapping[str, Any], changes: Mapping[str, Any]) -> bool:
+    try:
+        sized(config, changes)
+    except UsageError:
+        return False
+    return True
+
+
+def _number(text: str, whole: int, where: str) -> int:
+    """A size, or a part of the whole one such as `1/4`."""
+    try:
+        size = Fraction(text.strip()) * (whole if "/" in text else 1)
+    except (ValueError, ZeroDivisionError):
+        size = Fraction(-1, 2)
+    if size.denominator != 1 or not 1 <= size <= whole:
+        raise UsageError(
+            f"`--nest {where}`: {text or 'nothing'} is no size of 1 to {whole}",
+            "write it like `d_model=16,32`, or `d_model=1/4,1/2`",
+        )
+    return int(size)
+
+
+def canonical(config: Mapping[str, Any]) -> str | None:
+    """`nest` as it stands in headers: whole numbers in order, and sizes that can be built.
+
+    Raises:
+        UsageError: see `axes_of` and `sized`; or weights that are not as many as the sizes.
+    """
+    axes = axes_of(config)
+    if not axes:
+        return None
+    sizes = sizes_of(config)
+    for size in sizes:
+        sized(config, size.changes)
+    weights_of(config, len(sizes))
+    if not 0 <= config["nest_distill"] <= 1:
+        raise UsageError(f"`nest_distill` is {config['nest_distill']}, it must be 0 to 1")
+    if config["nest_drawn"] < 0:
+        raise UsageError(f"`nest_drawn` is {config['nest_drawn']}, it must be 0 or more")
+    if config["nest_mix"] and "d_ff" not in axes:
+        raise UsageError("`--nest-mix` mixes feed-forward widths", "`--nest d_ff=...` names them")
+    return " ".join(f"{name}={','.join(map(str, found))}" for name, found in axes.items())
+
+
+def sizes_of(config: Mapping[str, Any]) -> list[Size]:
+    """The sizes that a model is trained in, the smallest first and the whole one last."""
+    axes = axes_of(config)
+    found = [
+        size_of(config, dict(zip(axes, sizes, strict=True))) for sizes in product(*axes.values())
+    ]
+    return sorted(found, key=lambda size: flops(sized(config, size.changes)))
+
+
+def size_of(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Size:
+    """A size by its dials, and by what it is called."""
+    label = label_of(sizes) if sizes else str(config.get("d_model", "all"))
+    return Size({name: n for name, n in sizes.items() if n != config.get(name)}, label)
+
+
+def label_of(sizes: Mapping[str, Any]) -> str:
+    """What a size is called: `16`, or `d_model=16 d_ff=64,128`."""
+    if [*sizes] == ["d_model"]:
+        return str(sizes["d_model"])
+    said = {name: n if isinstance(n, list) else [n] for name, n in sizes.items()}
+    return " ".join(f"{name}={','.join(map(str, each))}" for name, each in said.items())
+
+
+def parse_size(text: str, config: Mapping[str, Any]) -> Size:
+    """A size from its label.
+
+    Raises:
+        UsageError: not in the grammar, or an axis that a model of this kind lacks.
+    """
+    sizes: dict[str, Any] = {}
+    for word in text.split():
+        name, _, numbers = word.rpartition("=")
+        name = name.replace("-", "_") or "d_model"
+        if name not in (*SIZES, HEAD):
+            raise unknown("axis of `--size`", name, [*AXES, HEAD])
+        try:
+            each = [int(part) for part in numbers.split(",")]
+        except ValueError as error:
+            raise UsageError(
+                f"`--size {text}` is no size", "write it like `16`, or `d_ff=64,128`"
+            ) from error
+        sizes[name] = each if len(each) > 1 else each[0]
+    if not sizes:
+        raise UsageError("`--size` is empty", "write it like `16`, or `d_ff=64,128`")
+    return size_of(config, sizes)
+
+
+def sized(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a size, which is not nested itself; of `head` that of the whole model.
+
+    Raises:
+        UsageError: a size that cannot be built, or that is larger than the model.
+    """
+    whole = {**config, "nest": None} if "nest" in config else dict(config)
+    body = {name: size for name, size in changes.items() if name != HEAD}
+    if HEAD in changes and not 1 <= changes[HEAD] <= config["d_model"]:
+        raise UsageError(f"`head` {changes[HEAD]} must be 1 to `d_model` ({config['d_model']})")
+    new = checked(resized(whole, body)) if body else whole
+    for name in SIZES:
+        if larger(new.get(name), config.get(name)):
+            raise UsageError(
+                f"a size of `{name}` {new[name]} is larger than the model's, {config[name]}",
+                "`xtool grow` makes a model larger",
+            )
+    return new
+
+
+def is_trained(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a configuration is one of the sizes that a nested model was trained in.
+
+    Mixes of trained feed-forward widths count, in any layer.
+    """
+    axes = {name: sizes for name, sizes in axes_of(config).items() if name != HEAD}
+    given = {name: wanted[name] for name in axes}
+    for name, sizes in axes.items():
+        each = given[name] if isinstance(given[name], list) else [given[name]]
+        if not set(each) <= set(sizes):
+            return False
+    free = ("context", "vocab_size")
+    changes = {name: size for name, size in given.items() if size != config[name]}
+    there = sized(config, changes)
+    return all(there.get(name) == wanted.get(name) for name in SIZES if name not in free)
+
+
+def inner(config: Mapping[str, Any], small: Mapping[str, Any]) -> tuple[str | None, list[int]]:
+    """The sizes that are nested in one of a nested model's sizes.
+
+    Args:
+        config: of the large model.
+        small: of the size.
+
+    Returns:
+        its `nest`, None where no smaller size is in it or it was not trained itself; and where its
+        own smaller sizes stand among the large model's.
+    """
+    axes = {name: sizes for name, sizes in axes_of(config).items() if name != HEAD}
+    mixed = any(isinstance(small[name], list) for name in axes)
+    if not axes or mixed or not is_trained(config, small):
+        return None, []
+    within = {n: [one for one in sizes if one <= small[n]] for n, sizes in axes.items()}
+    kept = {name: sizes for name, sizes in within.items() if len(sizes) > 1}
+    if not kept:
+        return None, []
+    nest = " ".join(f"{name}={','.join(map(str, sizes))}" for name, sizes in kept.items())
+    nested = {**config, **small, "nest": nest}
+    before = [sized(config, size.changes) for size in sizes_of(config)]
+    after = [sized(nested, size.changes) for size in sizes_of(nested)[:-1]]
+    return nest, [
+        next(p for p, one in enumerate(before) if all(one.get(n) == new.get(n) for n in SIZES))
+        for new in after
+    ]
+
+
+def weights_of(config: Mapping[str, Any], count: int) -> list[float]:
+    """The weight of each size's loss, smallest first; 1 unless given.
+
+    Raises:
+        UsageError: not as many numbers above 0 as there are sizes.
+    """
+    text = config.get("nest_weights")
+    if text is None:
+        return [1.0] * count
+    try:
+        found = [float(part) for part in str(text).split(",")]
+    except ValueError:
+        found = []
+    if len(found) != count or not all(0 < one < float("inf") for one in found):
+        raise UsageError(
+            f"`nest_weights` {text} must be {count} numbers above 0, one for each size",
+            "the smallest first, as `1,1,2`",
+        )
+    return found
+
+
+def prefix(tensor: Tensor, name: str, source: str, old: Layout, new: Layout) -> Tensor:
+    """The part of a stored tensor that a smaller model has, a view of it where there is one.
+
+    Args:
+        tensor: the large one.
+        name: its name in the smaller model.
+        source: its name in the large one; the layer may be another.
+        old: the axes of the large model.
+        new: those of the small one.
+    """
+    for place, axis in enumerate(new.axes(name)):
+        was, now = old.axis_sizes(source, axis), new.axis_sizes(name, axis)
+        if was == now:
+            continue
+        if was[1:] == now[1:]:
+            tensor = tensor.narrow(place, 0, prod(now))
+            continue
+        parts = torch.unflatten(tensor, place, was)
+        for at, size in enumerate(now):
+            parts = parts.narrow(place + at, 0, size)
+        tensor = parts.flatten(place, place + len(now) - 1)
+    return tensor
+
+
+class Child:
+    """One size of a model that is in memory: a model of its own, whose tensors are prefixes.
+
+    Args:
+        model: the large model; its tensors are looked up anew at each `bind`.
+        config: its configuration.
+        changes: the size.
+
+    Attributes:
+        module: the small model, in the large one's mode.
+        config: of the small model.
+    """
+
+    def __init__(
+        self, model: nn.Module, config: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> None:
+        self.whole = model
+        self.config = sized(config, changes)
+        self.module = with_head(empty(self.config), self.config, changes)
+        old, new = layout({**config, "nest": None}), layout(self.config)
+        head = layout(head_config(self.config, changes))
+        stored = {tie.alias: tie.stored for tie in old.ties}
+        theirs = dict(_held(model))
+        self._places = []
+        for name, (held, key) in _held(self.module):
+            ours = head if name.startswith(f"{HEAD}.") else new
+            source = source_of(stored.get(name, name), config, changes, theirs)
+            self._places.append((held, key, theirs[source], name, old, ours))
+
+    def bind(self, contiguous: bool = False) -> nn.Module:
+        """The module, with the large model's values as they are now.
+
+        Args:
+            contiguous: whether to copy what a view would show with gaps; a single row of input is
+                multiplied by another kernel then.
+        """
+        for held, key, (theirs, own), name, old, new in self._places:
+            values = theirs[own]
+            if values is None:
+                continue
+            # A tied head reads other axes than the embedding whose values it has.
+            part = prefix(values, name, name, old, new)
+            held[key] = part.contiguous() if contiguous else part
+        return self.module.train(self.whole.training)
+
+
+def source_of(
+    name: str, config: Mapping[str, Any], changes: Mapping[str, Any], names: Container[str]
+) -> str:
+    """The stored tensor that a size's is a prefix of; its norms may have gains of their own."""
+    places = [p for p, size in enumerate(sizes_of(config)) if size.changes == changes]
+    own = f"{SIZE}.{places[0]}.{name}" if places else name
+    return own if own in names else name
+
+
+def start_gains(model: nn.Module, given: Container[str]) -> None:
+    """Let each size's own norms begin as the whole model's, unless they were `given` in a file."""
+    state = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name, tensor in state.items():
+            if name.startswith(f"{SIZE}.") and name not in given:
+                tensor.copy_(state[name.split(".", 2)[2]])
+
+
+def _held(model: nn.Module) -> list[tuple[str, tuple[dict[str, Any], str]]]:
+    """Where each tensor of a model stands, by its name; a tied one under each of its names."""
+    return [
+        (f"{path}.{key}" if path else key, (held, key))
+        for path, module in model.named_modules()
+        for held in (module._parameters, module._buffers)
+        for key, tensor in held.items()
+        if tensor is not None
+    ]
+
+
+def head_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration in which the head's tensors have their shapes."""
+    return {**config, "d_model": changes[HEAD]} if HEAD in changes else dict(config)
+
+
+def with_head(model: nn.Module, config: Mapping[str, Any], changes: Mapping[str, Any]) -> nn.Module:
+    """A model whose head reads only a prefix, where that is what is nested; without values.
+
+    Raises:
+        UsageError: the architecture's head is read elsewhere too.
+    """
+    if HEAD not in changes:
+        return model
+    if config["arch"] not in ("gpt", "matryoshka"):
+        raise UsageError(f"`--nest head=...` is for a gpt, the model is a {config['arch']}")
+    own = SimpleNamespace(**head_config(config, changes))
+    weight = next(iter(model.parameters()))
+    tied = nn.Parameter(weight.new_empty(own.vocab_size, own.d_model)) if own.tied_head else None
+    with weight.device:
+        model.head = Head(own, tied)
+    return model
+
+
+def build_size(config: Mapping[str, Any], changes: Mapping[str, Any]) -> nn.Module:
+    """A size as a model with uninitialised values."""
+    return with_head(build(sized(config, changes)), config, changes)
+
+
+def start_sizes(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Scale first values so that each size begins as it would alone.
+
+    Values are drawn with a spread that falls with the root of what is summed over. A column that
+    belongs to a smaller size gets the spread of the smallest one that it belongs to, so that this
+    has exactly its own; the whole model's is at most the root of the number of sizes too large.
+    """
+    old = layout({**config, "nest": None})
+    state = model.state_dict(keep_vars=True)
+    aliases = {tie.alias: tie.stored for tie in old.ties}
+    with torch.no_grad():
+        for name, tensor in state.items():
+            if name in aliases or old.is_frozen(name) or tensor.ndim != 2:
+                continue
+            tied = name in aliases.values()
+            place = 1 if tied else old.reading(name)
+            if place is None:
+                continue
+            scale = torch.ones(tensor.shape[place])
+            for size in reversed(sizes_of(config)[:-1]):
+                new = layout(sized(config, size.changes))
+                if HEAD in size.changes or (old.layer(name) or 0) >= new.config["n_layers"]:
+                    continue
+                columns = prefixes(old, new, name)[place]
+                scale[columns] = (tensor.shape[place] / len(columns)) ** 0.5
+            tensor.mul_(scale if place == 1 else scale[:, None])
+
+
+def training_flops(config: Mapping[str, Any]) -> int:
+    """Operations of training on one example, the mean of the sizes that a step may draw.
+
+    Raises:
+        XtoolError: see `whole_training_flops`.
+    """
+    axes = axes_of(config)
+    if not axes:
+        return whole_training_flops(config)
+    whole = {**config, "nest": None}
+    if HEAD in axes:
+        heads = [flops({**whole, "d_model": p, "n_layers": 0}) for p in axes[HEAD][:-1]]
+        return whole_training_flops(whole) + FORWARD_AND_BACKWARD * sum(heads)
+    each = [whole_training_flops(sized(config, size.changes)) for size in sizes_of(config)]
+    if config["nest_schedule"] == "joint":
+        return sum(each)
+    if config["nest_schedule"] == "random":
+        return sum(each) // len(each)
+    smallest, middle = each[0] if len(each) > 1 else 0, each[1:-1]
+    drawn = min(config["nest_drawn"], len(middle))
+    return each[-1] + smallest + (drawn * sum(middle) // len(middle) if middle else 0)
