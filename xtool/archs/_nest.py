@@ -46,7 +46,7 @@ class Size:
     """One size of a model.
 
     Attributes:
-        changes: the sizes that differ from the whole model's, by dial; `head` is one of them.
+        changes: the sizes by dial, `head` among them; none where all are the whole model's.
         label: as it stands in rows and flags, `16` where only `d_model` is nested.
     """
 
@@ -153,8 +153,11 @@ def sizes_of(config: Mapping[str, Any]) -> list[Size]:
 
 def size_of(config: Mapping[str, Any], sizes: Mapping[str, Any]) -> Size:
     """A size by its dials, and by what it is called."""
+    sizes = {n: v[0] if isinstance(v, list) and len({*v}) == 1 else v for n, v in sizes.items()}
     label = label_of(sizes) if sizes else str(config.get("d_model", "all"))
-    return Size({name: n for name, n in sizes.items() if n != config.get(name)}, label)
+    # All of them, since those that are not named follow `d_model`.
+    same = all(n == config.get("d_model" if name == HEAD else name) for name, n in sizes.items())
+    return Size({} if same else dict(sizes), label)
 
 
 def label_of(sizes: Mapping[str, Any]) -> str:
@@ -221,8 +224,7 @@ def is_trained(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         if not set(each) <= set(sizes):
             return False
     free = ("context", "vocab_size")
-    changes = {name: size for name, size in given.items() if size != config[name]}
-    there = sized(config, changes)
+    there = sized(config, size_of(config, given).changes)
     return all(there.get(name) == wanted.get(name) for name in SIZES if name not in free)
 
 
@@ -255,15 +257,30 @@ def inner(config: Mapping[str, Any], small: Mapping[str, Any]) -> tuple[str | No
     ]
 
 
+def require_size(
+    config: Mapping[str, Any], size: Size, where: str, untrained: bool = False
+) -> None:
+    """Raise UsageError for a size that cannot be built, or unless allowed was never trained."""
+    small = sized(config, size.changes)
+    head = size.changes.get(HEAD)
+    trained = head in axes_of(config).get(HEAD, []) if head else is_trained(config, small)
+    if size.changes and not untrained and not trained:
+        known = ", ".join(one.label for one in sizes_of(config))
+        raise UsageError(
+            f"{where}: was never trained at size `{size.label}`",
+            f"trained: {known}; evaluate and slice take others with `--untrained-ok`",
+        )
+
+
 def weights_of(config: Mapping[str, Any], count: int) -> list[float]:
-    """The weight of each size's loss, smallest first; 1 unless given.
+    """The weight of each size's loss, smallest first; unless given 1, and 2 for the largest.
 
     Raises:
         UsageError: not as many numbers above 0 as there are sizes.
     """
     text = config.get("nest_weights")
     if text is None:
-        return [1.0] * count
+        return [1.0] * (count - 1) + [2.0]
     try:
         found = [float(part) for part in str(text).split(",")]
     except ValueError:
@@ -392,7 +409,7 @@ def with_head(model: nn.Module, config: Mapping[str, Any], changes: Mapping[str,
         raise UsageError(f"`--nest head=...` is for a gpt, the model is a {config['arch']}")
     own = SimpleNamespace(**head_config(config, changes))
     weight = next(iter(model.parameters()))
-    tied = nn.Parameter(weight.new_empty(own.vocab_size, own.d_model)) if own.tied_head else None
+    tied = nn.Parameter(weight.new_empty(own.n_outputs, own.d_model)) if own.tied_head else None
     with weight.device:
         model.head = Head(own, tied)
     return model
@@ -404,11 +421,11 @@ def build_size(config: Mapping[str, Any], changes: Mapping[str, Any]) -> nn.Modu
 
 
 def start_sizes(model: nn.Module, config: Mapping[str, Any]) -> None:
-    """Scale first values so that each size begins as it would alone.
+    """Scale first values so that each size begins nearly as it would alone.
 
-    Values are drawn with a spread that falls with the root of what is summed over. A column that
-    belongs to a smaller size gets the spread of the smallest one that it belongs to, so that this
-    has exactly its own; the whole model's is at most the root of the number of sizes too large.
+    Values are drawn with a spread that falls with the root of what is summed over. The columns of
+    a smaller size are scaled half of the way, as logarithms go, to the spread that it would have
+    alone: all of it makes the whole model worse, none of it the smallest one.
     """
     old = layout({**config, "nest": None})
     state = model.state_dict(keep_vars=True)
@@ -427,7 +444,7 @@ def start_sizes(model: nn.Module, config: Mapping[str, Any]) -> None:
                 if HEAD in size.changes or (old.layer(name) or 0) >= new.config["n_layers"]:
                     continue
                 columns = prefixes(old, new, name)[place]
-                scale[columns] = (tensor.shape[place] / len(columns)) ** 0.5
+                scale[columns] = (tensor.shape[place] / len(columns)) ** 0.25
             tensor.mul_(scale if place == 1 else scale[:, None])
 
 

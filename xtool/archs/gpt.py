@@ -66,7 +66,12 @@ OPTIONS = [
     ("nest_mix", "bool", False, "drawn sizes have a feed-forward width of their own in each layer"),
     ("nest_distill", "float", 0.5, "part of a smaller size's loss: distance from the largest"),
     ("nest_gain", "shared|own", "own", "whether each size's norms have gains of their own"),
-    ("nest_weights", "text", None, "weight of each size's loss, smallest first; 1 unless given"),
+    (
+        "nest_weights",
+        "text",
+        None,
+        "weight of each size's loss, smallest first; 1,...,1,2 unless given",
+    ),
 ]
 TASK = "counting"
 CACHED = True

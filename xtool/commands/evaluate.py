@@ -44,12 +44,30 @@ def evaluate(
         str, typer.Option(help="train, dev, test or all.", rich_help_panel=INPUT)
     ] = "dev",
     against: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Also the paired difference from this model; with --over, from this label.",
+            help="Also the paired difference from this model, of several from that of the same "
+            "sizes; with --over, from this label.",
             rich_help_panel=INPUT,
         ),
     ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Score a model in this size, as 16 or d_ff=64,128; all for those nested in it.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    untrained_ok: Annotated[
+        bool,
+        typer.Option(
+            "--untrained-ok", help="Also sizes that were never trained.", rich_help_panel=MODEL
+        ),
+    ] = False,
+    speed: Annotated[
+        bool,
+        typer.Option("--speed", help="Also positions a second.", rich_help_panel=OUTPUT),
+    ] = False,
     own: Own = None,
     device: Annotated[
         str,
@@ -176,7 +194,9 @@ def evaluate(
     if trace is not None and trace not in TRACES:
         raise unknown("trace", trace, TRACES)
     threads_of(threads)
-    other = Path(against) if against and not over else None
+    if over and against and len(against) > 1:
+        raise UsageError("with `--over`, `--against` is one label", "give it once")
+    others = [Path(one) for one in against or []] if not over else []
     from xtool.evaluation.details import Asked
 
     wanted = Asked(
@@ -187,8 +207,11 @@ def evaluate(
         _between(mask, keep, state_noise),
     )
     detail = wanted if wanted.looped or by_examples else None
-    evaluator = Evaluator(data, split.split(","), device_of(device), trace, detail)
-    asks = wanted.looped or by_examples or trace is not None
+    from xtool.evaluation.sizes import SizeRequest
+
+    sizes = SizeRequest(size or (), untrained_ok, speed)
+    evaluator = Evaluator(data, split.split(","), device_of(device), trace, detail, sizes)
+    asks = wanted.looped or by_examples or trace is not None or size or speed
     rows = []
     names: Sequence[str | None] = label or [None] * len(found)
     for path, name in zip(found, names, strict=True):
@@ -196,15 +219,15 @@ def evaluate(
         if path.suffix in (".jsonl", ".csv"):
             if asks:
                 raise UsageError(
-                    f"{path} holds rows, which no loops, exits, masks or traces can be read from",
+                    f"{path} holds rows, from which no size, loop, exit, mask or trace can be read",
                     "name the models",
                 )
             rows += tables.read(decode(read_bytes(path, "give a file of rows"), path), str(path))
         else:
-            rows += evaluator.rows(path, name, other)
+            rows += evaluator.rows(path, name, others)
     rows = tables.select(rows, where or [])
     if over:
-        pairs = averages.paired(rows, against, over) if against else []
+        pairs = averages.paired(rows, against[0], over) if against else []
         rows = averages.average(rows, over) + pairs
     if pivot is None:
         write_stdout(tables.render(rows, shape))

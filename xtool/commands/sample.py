@@ -1,7 +1,7 @@
 """Sample a model: the text that it goes on with, or inputs, targets and predictions of its task."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,6 +46,12 @@ def sample(
         int | None, typer.Option(help="How many. [default: 5]", rich_help_panel=SHOW, min=1)
     ] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn.", rich_help_panel=INPUT)] = 0,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a nested model, the size to run: as 16, or d_ff=64.", rich_help_panel=INPUT
+        ),
+    ] = None,
     replica: Annotated[
         int | None, typer.Option(help="Which of several models.", rich_help_panel=INPUT)
     ] = None,
@@ -64,7 +70,8 @@ def sample(
     from xtool.tasks import task_of
     from xtool.training.setup import device_of
 
-    header, _, built = read_model(place, replica)
+    changes = _changes(place, size) if size is not None else None
+    header, _, built = read_model(place, replica, size=changes)
     built = built.to(device_of(device))
     text = task_of(header, str(place)).shape(header).context is None
     if text and (data, split, examples) == (None, None, None):
@@ -81,3 +88,19 @@ def sample(
             "leave out `--data`, `--split` and `--examples`" if text else "leave it out",
         )
     write_stdout(show(built, header, place, data, split or "dev", examples or 5, seed))
+
+
+def _changes(place: Path, size: str) -> dict[str, Any]:
+    """What a size changes of a model that was trained in it.
+
+    Raises:
+        UsageError: it has no such size.
+    """
+    from xtool.archs import parse_size, require_size
+    from xtool.storage import Source
+
+    with Source(place) as source:
+        config = {"nest": None, **source.require_header("model").config}
+    found = parse_size(size, config)
+    require_size(config, found, str(place))
+    return dict(found.changes)

@@ -1,20 +1,31 @@
 """Evaluating model files: rows of one model, and the paired difference of two."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from xtool.archs import (
+    Size,
+    axes_of,
+    parse_size,
+    read_model,
+    require_size,
+    size_of,
+    sized,
+    sizes_of,
+)
 from xtool.archs import count as parameters
-from xtool.archs import read_model
 from xtool.averages import BASELINES
+from xtool.axes import SIZES
 from xtool.config import check_model
 from xtool.dataset import Dataset, Drawn, find_data
-from xtool.errors import XtoolError
+from xtool.errors import UsageError, XtoolError
 from xtool.evaluation.details import Asked, Detail, details
 from xtool.evaluation.score import columns_of_model, score_rows, scores
+from xtool.evaluation.sizes import SizeRequest, beside, middle, tokens_per_second
 from xtool.evaluation.trace import trace, trace_rows
 from xtool.header import Header
 from xtool.inputs import decode, read_bytes
@@ -26,13 +37,14 @@ from xtool.tasks import fitted, open_data, task_of
 
 
 class Scored(NamedTuple):
-    """What is known of a model, the last three by split."""
+    """What is known of a model, all but the first two by split."""
 
     header: Header
     params: int
     metrics: dict[str, dict[str, Tensor]]
     traces: dict[str, list[Trace]]
     details: dict[str, list[Detail]]
+    speeds: dict[str, list[float]]
 
 
 class Evaluator:
@@ -44,6 +56,7 @@ class Evaluator:
         device: where to compute.
         trace: `heads` also looks into the attention of each head, `maps` at its weights too.
         asked: which scores to tell apart beside.
+        sizes: which of a model's sizes; none scores it whole.
     """
 
     def __init__(
@@ -53,32 +66,65 @@ class Evaluator:
         device: torch.device,
         trace: str | None = None,
         asked: Asked | None = None,
+        sizes: SizeRequest | None = None,
     ) -> None:
-        self.asked = asked
+        self.asked, self.sizes = asked, sizes or SizeRequest()
         self.data, self.splits, self.device, self.trace = data, splits, device, trace
         self._read: dict[Path, Dataset] = {}
-        self._kept: dict[tuple[Path, int, Path], Scored] = {}
+        self._kept: dict[tuple[Path, int, Path, str], Scored] = {}
+        self._axes: list[str] = []
 
-    def rows(self, path: Path, label: str | None, against: Path | None) -> list[Row]:
+    def rows(self, path: Path, label: str | None, against: Sequence[Path] = ()) -> list[Row]:
         """Every metric of a model, its baselines, and differences from another model.
 
+        Of several models to compare with, each size is compared with the one of its own sizes.
+
         Raises:
+            UsageError: a size that the model has not, or none of several models has a size's.
             XtoolError: an unreadable file, data that is not found or does not fit.
         """
-        count, others = _replicas(path), _replicas(against) if against else 1
-        if others not in (1, count):
-            raise XtoolError(f"{path} holds {count} models, {against} {others}: no pairs")
-        out = []
-        for replica in range(count):
-            pair = (against, replica % others) if against else None
-            out += self._rows_of_one(path, replica if count > 1 else None, label, pair)
+        header, out = _header(path), []
+        for size in self._sizes(header, path):
+            other = _twin(header.config, size, against) if against else None
+            count, others = header.replicas, _header(other).replicas if other else 1
+            if others not in (1, count):
+                raise XtoolError(f"{path} holds {count} models, {other} {others}: no pairs")
+            for replica in range(count):
+                pair = (other, replica % others) if other else None
+                out += self._rows_of_one(path, replica if count > 1 else None, label, pair, size)
         return out
 
+    def _sizes(self, header: Header, path: Path) -> list[Size | None]:
+        """The sizes to score; None is the whole model, without a word of sizes."""
+        if not self.sizes.labels:
+            return [None]
+        config = {"nest": None, **header.config}
+        if axes := axes_of(config):
+            self._axes = [*axes]
+        found = []
+        for label in self.sizes.labels:
+            if label != "all":
+                found.append(parse_size(label, config))
+            elif axes:
+                found += sizes_of(config)
+            else:  # the twin of a nested one, called as that calls its sizes
+                names = [name for name in self._axes if name in config] or ["d_model"]
+                found.append(size_of(config, {name: config[name] for name in names}))
+        for size in found:
+            require_size(config, size, str(path), self.sizes.untrained)
+        return [*found]
+
     def _rows_of_one(
-        self, path: Path, replica: int | None, label: str | None, pair: tuple[Path, int] | None
+        self,
+        path: Path,
+        replica: int | None,
+        label: str | None,
+        pair: tuple[Path, int] | None,
+        size: Size | None,
     ) -> list[Row]:
         data = self._data_path(path)
-        header, params, found, traces, detailed = self._scores(path, replica or 0, data)
+        scored = self._scores(path, replica or 0, data, size)
+        header, params, found, traces, detailed, speeds = scored
         against = pair[0] if pair else None
         other = self._scores(*pair, data) if pair else None
         if other and other.header.config["context"] != header.config["context"]:
@@ -95,9 +141,15 @@ class Evaluator:
         }
         if replica is not None:
             base |= {"replica": replica, "seed": base["seed"] + replica}
+        if size:
+            base["size"] = size.label
         out = []
         for split, metrics in found.items():
             out += score_rows(metrics, split=split, **base)
+            if times := speeds.get(split):
+                value, low, high = middle(times)
+                numbers = {"value": value, "low": low, "high": high, "n": len(times)}
+                out.append(row(metric="tokens_per_second", split=split, **numbers, **base))
             for columns, cell in detailed.get(split, []):
                 own = base
                 if "label" in columns:  # an exact method's, the same beside every model
@@ -120,37 +172,60 @@ class Evaluator:
         check_model(header.config, str(path))
         return find_data(header, [path.parent, Path.cwd()])
 
-    def _scores(self, path: Path, replica: int, data: Path) -> Scored:
+    def _scores(self, path: Path, replica: int, data: Path, size: Size | None = None) -> Scored:
         """The header, parameters and scores by split of a model; each is computed once."""
-        key = (path, replica, data)
+        key = (path, replica, data, size.label if size else "")
         if key not in self._kept:
-            self._kept[key] = self._score(*key)
+            self._kept[key] = self._score(path, replica, data, size)
         return self._kept[key]
 
-    def _score(self, path: Path, replica: int, data_path: Path) -> Scored:
-        header, _, model = read_model(path, replica)
+    def _score(self, path: Path, replica: int, data_path: Path, size: Size | None) -> Scored:
+        changes = size.changes if size else {}
+        header, _, model = read_model(path, replica, size=changes)
+        large = read_model(path, replica)[2].to(self.device) if changes else None
         if data_path not in self._read:
             self._read[data_path] = open_data(data_path)
         data = fitted(self._read[data_path], header, str(data_path))
         task = task_of(data.header, str(data_path))
         model = model.to(self.device)
-        found, traces, detailed = {}, {}, {}
+        found, traces, detailed, speeds = {}, {}, {}, {}
         for split in data.splits if "all" in self.splits else self.splits:
             if self.splits == ["all"] and isinstance(data.splits[split], Drawn):
                 continue
             chosen = data.stored(split)
             found[split] = scores(model, task, chosen)
             found[split] |= task.baselines(data.split("train"), chosen)
+            if large is not None:
+                found[split] |= beside(large, model, chosen)
+            if self.sizes.speed:
+                speeds[split] = tokens_per_second(model, chosen)
             if self.asked:
                 detailed[split] = details(model, task, chosen, self.asked)
             if self.trace:
                 traces[split] = trace(model, chosen)
-        return Scored(header, parameters(model), found, traces, detailed)
+        return Scored(header, parameters(model), found, traces, detailed, speeds)
 
 
-def _replicas(path: Path) -> int:
+def _header(path: Path) -> Header:
     with Source(path) as source:
-        return source.require_header("model").replicas
+        header = source.require_header("model")
+        check_model(header.config, str(path))
+        return header
+
+
+def _twin(config: Mapping[str, Any], size: Size | None, others: Sequence[Path]) -> Path:
+    """The one model, or of several that of a size's own sizes."""
+    if len(others) == 1:
+        return others[0]
+    wanted = sized({"nest": None, **config}, size.changes if size else {})
+    for path in others:
+        theirs = _header(path).config
+        if all(theirs.get(name) == wanted.get(name) for name in SIZES):
+            return path
+    raise UsageError(
+        f"none of the models of `--against` is as large as `{size.label if size else 'all'}`",
+        f"it needs {', '.join(f'{n} {wanted[n]}' for n in SIZES if wanted.get(n))}",
+    )
 
 
 def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor], **columns: Any) -> list[Row]:

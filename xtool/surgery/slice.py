@@ -20,6 +20,7 @@ from xtool.archs import (
     inner,
     is_trained,
     open_model,
+    size_of,
     sizes_of,
     source_of,
     stored_names,
@@ -72,7 +73,7 @@ class Cut:
         """The sizes that a nested model's own dials give this one."""
         axes = axes_of(self.old.config)
         pairs = {name: self.new.config[name] for name in axes if name in self.new.config}
-        return {name: n for name, n in pairs.items() if n != self.old.config[name]}
+        return dict(size_of(self.old.config, pairs).changes)
 
     def maps(self, name: str, source: str) -> list[Tensor]:
         """Which indices of the large tensor the small one has, along each axis."""

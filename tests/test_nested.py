@@ -1,0 +1,353 @@
+"""Nested models: a file cut out of one is the model in that size, to the bit."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Result, configuration
+from torch import Tensor, nn
+
+import xtool.archs._nest as nest
+from xtool.archs import (
+    Child,
+    build,
+    canonical,
+    count,
+    is_trained,
+    parse_size,
+    read_model,
+    sized,
+    sizes_of,
+    start,
+    start_sizes,
+    stored_names,
+    training_flops,
+)
+from xtool.axes import layout
+from xtool.checkpoint import load, save
+from xtool.header import Header
+from xtool.surgery.slice import slice_model
+from xtool.tasks import Shape
+from xtool.training.replicas import Replicas
+
+Run = Callable[..., Result]
+SHAPE = Shape(21, 12, 21)
+CASES = 208
+
+
+def drawn(seed: int) -> tuple[dict[str, Any], dict[str, Any], torch.dtype]:
+    """A configuration, a size of it and a type, all at random."""
+    draw = random.Random(seed)
+    heads, groups = draw.choice([(4, 4), (4, 2), (8, 4), (6, 2)])
+    d_head, layers = draw.choice([4, 8]), draw.choice([1, 2, 3])
+    width = heads * d_head
+    dials: dict[str, Any] = {
+        "d_model": width,
+        "n_heads": heads,
+        "n_kv_heads": groups,
+        "n_layers": layers,
+        "d_ff": draw.choice([24, 33, 4 * width]),
+        "bias": draw.choice(["all", "mlp", "none"]),
+        "norm": draw.choice(["layernorm", "rmsnorm"]),
+        "positions": draw.choice(["learned", "rotary", "sinusoidal", "none"]),
+        "activation": draw.choice(["gelu", "swiglu"]),
+        "causal": draw.choice([True, True, False]),
+    }
+    dials["tied_head"] = draw.choice([True, False])
+    if draw.random() < 0.2:
+        dials["attention"] = draw.choice(["qk-norm", "window", "key-importance", "head-gate"])
+    size: dict[str, Any] = {}
+    if draw.random() < 0.7:
+        part = draw.randint(1, groups)
+        size["n_heads"], size["d_model"] = part * heads // groups, draw.choice([4, 9, width])
+    if draw.random() < 0.7:
+        each = [draw.choice([7, 16, dials["d_ff"]]) for _ in range(layers)]
+        size["d_ff"] = each if draw.random() < 0.5 else each[0]
+    if draw.random() < 0.4 and not isinstance(size.get("d_ff"), list):
+        size["n_layers"] = draw.randint(1, layers)
+    return dials, size, draw.choice([torch.float32, torch.bfloat16])
+
+
+def made(dials: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any], nn.Module]:
+    """A model with every value away from its first one."""
+    config = configuration("gpt", SHAPE, **dials)
+    model, ours = build(config), layout(config)
+    start(model, ours, 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+    return config, model.to(dtype).eval()
+
+
+def written(path: Path, config: dict[str, Any], model: nn.Module) -> None:
+    state = model.state_dict()
+    tensors = {name: state[name] for name in stored_names(model, layout(config))}
+    save(path, Header(kind="model", config=config), tensors)
+
+
+def equal(seed: int, folder: Path) -> bool:
+    """Whether a random size through the file gives the logits of the parent in that size."""
+    dials, changes, dtype = drawn(seed)
+    config, model = made(dials, dtype)
+    size = parse_size(nest.label_of(changes), config) if changes else nest.size_of(config, {})
+    draw = random.Random(seed)
+    rows = draw.choice([(1, 1), (1, 12), (3, 12), (2, 5)])
+    inputs = torch.randint(21, rows, generator=torch.Generator().manual_seed(seed))
+    child = Child(model, config, size.changes).bind(contiguous=rows == (1, 1))
+    written(folder / "large.st", config, model)
+    if sized(config, size.changes) != config:
+        slice_model(folder / "large.st", folder / "small.st", size.changes)
+    else:
+        written(folder / "small.st", config, model)
+    small = read_model(folder / "small.st")[2].eval()
+    (folder / "small.st").unlink()
+    (folder / "large.st").unlink()
+    with torch.inference_mode():
+        return torch.equal(child(inputs), small(inputs))
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_a_file_equals_its_parent_in_that_size_to_the_bit(block: int, tmp_path: Path) -> None:
+    seeds = range(block, CASES, 8)
+    assert [seed for seed in seeds if not equal(seed, tmp_path)] == []
+
+
+def bias_on_the_wrong_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output bias is gathered from the end, as if it had heads."""
+    own = nest.prefix
+
+    def wrong(tensor: Tensor, name: str, *rest: Any) -> Tensor:
+        found = own(tensor, name, *rest)
+        return tensor[-len(found) :] if name.endswith("attention.o.bias") else found
+
+    monkeypatch.setattr(nest, "prefix", wrong)
+
+
+def norm_before_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each norm divides by the statistics of another width."""
+    own = Child.bind
+
+    def wrong(self: Child, contiguous: bool = False) -> nn.Module:
+        module = own(self, contiguous)
+        wide = self.whole.get_parameter("head.norm.weight").numel()
+        for one in module.modules():
+            if isinstance(one, nn.RMSNorm | nn.LayerNorm):
+                narrow = one.normalized_shape[0]
+
+                def cut(_: Any, args: Any, out: Tensor, narrow: int = narrow) -> Tensor:
+                    return out * (narrow / wide) ** 0.5
+
+                one.register_forward_hook(cut)
+        return module
+
+    monkeypatch.setattr(Child, "bind", wrong)
+
+
+def attention_residual_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block's output lacks what came in before attention."""
+    own = Child.bind
+
+    def wrong(self: Child, contiguous: bool = False) -> nn.Module:
+        module = own(self, contiguous)
+        for block in module.blocks:  # type: ignore[union-attr]
+            block.residual = False
+        return module
+
+    monkeypatch.setattr(Child, "bind", wrong)
+
+
+def scale_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention's scores keep no scale of their own."""
+    own = Child.bind
+
+    def wrong(self: Child, contiguous: bool = False) -> nn.Module:
+        module = own(self, contiguous)
+        for block in module.blocks:  # type: ignore[union-attr]
+            block.attention.scale = 1.0
+        return module
+
+    monkeypatch.setattr(Child, "bind", wrong)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [bias_on_the_wrong_axis, norm_before_the_cut, attention_residual_dropped, scale_missing],
+)
+def test_each_fault_of_the_study_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    assert not all(equal(seed, tmp_path) for seed in range(24))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_size_starts_sane(tied: bool) -> None:
+    dials = {"d_model": 64, "n_heads": 4, "tied_head": tied, "nest": "d_model=16,32"}
+    config = configuration("gpt", SHAPE, **dials)
+    config["nest"] = canonical(config)
+    model = build(config)
+    start(model, layout({**config}), 0)
+    start_sizes(model, config)
+    inputs = torch.randint(21, (64, 12), generator=torch.Generator().manual_seed(0))
+    for size in sizes_of(config):
+        logits = (
+            Child(model, config, size.changes).bind()(inputs) if size.changes else model(inputs)
+        )
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), inputs.roll(1, 1).flatten())
+        assert abs(float(loss.detach()) - 3.04) < 0.5, "ln 21 is 3.04"
+
+
+def test_a_slice_of_a_slice_is_the_direct_slice(tmp_path: Path) -> None:
+    config = configuration("gpt", SHAPE, d_model=32, n_heads=4, nest="d_model=8,16", bias="all")
+    config["nest"] = canonical(config)
+    model = build(config)
+    start(model, layout(config), 0)
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.add_(0.01 * number)
+    written(tmp_path / "32.st", config, model)
+    slice_model(tmp_path / "32.st", tmp_path / "16.st", {"d_model": 16}, untrained_ok=False)
+    slice_model(tmp_path / "16.st", tmp_path / "16-8.st", {"d_model": 8}, untrained_ok=False)
+    slice_model(tmp_path / "32.st", tmp_path / "8.st", {"d_model": 8}, untrained_ok=False)
+    (one, first), (other, second) = load(tmp_path / "8.st"), load(tmp_path / "16-8.st")
+    assert one.config == other.config
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not any(name.startswith("sizes.") for name in first)
+    kept = read_model(tmp_path / "16.st")[0].config
+    assert (kept["nest"], kept["arch"]) == ("d_model=8,16", "gpt")
+
+
+def test_the_whole_of_a_grid_and_mixes_of_it_count_as_trained() -> None:
+    config = configuration("gpt", SHAPE, d_model=32, n_heads=4, n_layers=2)
+    config["nest"] = canonical(config | {"nest": "d_model=1/2 d_ff=16,64"})
+    assert config["nest"] == "d_model=16,32 d_ff=16,64,128"
+    assert sizes_of(config)[0].label == "d_model=16 d_ff=16"
+    assert len(sizes_of(config)) == 6
+    for changes, trained in (
+        ({"d_model": 16, "d_ff": 64}, True),
+        ({"d_ff": [16, 128]}, True),
+        ({"d_ff": [16, 32]}, False),
+        ({"n_layers": 1}, False),
+        ({"d_model": 8}, False),
+        ({"d_model": 16, "d_ff": 64, "n_heads": 1}, False),
+    ):
+        assert is_trained(config, sized(config, changes)) == trained, changes
+
+
+@pytest.mark.parametrize("arch", ["gpt", "matryoshka"])
+@pytest.mark.parametrize("gain", ["own", "shared"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_those_of_the_file_and_of_the_closed_form(
+    arch: str, gain: str, tied: bool, tmp_path: Path
+) -> None:
+    dials = {"d_model": 32, "n_heads": 4, "tied_head": tied, "nest_gain": gain, "norm": "rmsnorm"}
+    config = configuration(arch, SHAPE, nest="d_model=8,16,32", **dials)
+    model = build(config)
+    start(model, layout(config), 0)
+    written(tmp_path / "large.st", config, model)
+    for d in (8, 16, 32):
+        inside = 2 * (2 * d + 4 * d * d + 8 * d * d)  # norms, attention, feed-forward
+        closed = 21 * d * (1 if tied else 2) + 12 * d + inside + d
+        found = read_model(tmp_path / "large.st", size={"d_model": d} if d < 32 else None)[2]
+        more = 2 * (2 * 2 * 32 + 32) if (d == 32 and gain == "own") else 0
+        assert count(found) == closed + more
+        if d < 32:
+            slice_model(tmp_path / "large.st", tmp_path / f"{d}.st", {"d_model": d})
+            stored = sum(t.numel() for t in load(tmp_path / f"{d}.st")[1].values())
+            own = 2 * 2 * d + d if (d == 16 and gain == "own") else 0
+            assert stored == closed + own
+
+
+def test_only_the_sizes_of_a_step_get_gradients_and_the_largest_is_not_distilled() -> None:
+    config = configuration("gpt", SHAPE, d_model=16, n_heads=2, nest="d_model=8", n_layers=1)
+    config["nest"] = canonical(config)
+    torch.manual_seed(0)
+    inputs = torch.randint(21, (1, 4, 12))
+
+    def gradient(distill: float, weights: str, small_only: bool = False) -> Tensor:
+        own = config | {"nest_distill": distill, "nest_weights": weights}
+        model = build(own).double()
+        start(model, layout(own), 0)
+        who = Replicas(model.train(), own, 1)
+        assert who.nested is not None
+        if small_only:
+            who.nested.chosen = [0]
+        loss = nn.functional.cross_entropy
+
+        def each(logits: Tensor, targets: Tensor) -> Tensor:
+            return loss(logits.transpose(1, 2), targets.long(), reduction="none")
+
+        who.losses(each, inputs, inputs).sum().backward()
+        found = model.get_parameter("blocks.0.mlp.up.weight").grad
+        assert found is not None
+        return found
+
+    small = gradient(0.5, "1,1", small_only=True)
+    assert not small[32:].any()
+    assert not small[:, 8:].any()
+    assert small[:32, :8].any()
+    # What only the large one has sees no distance between the two.
+    mostly = gradient(1.0, "1,1"), gradient(0.0, "1,1")
+    torch.testing.assert_close(mostly[0][32:], mostly[1][32:])
+    assert not torch.allclose(mostly[0][:32, :8], mostly[1][:32, :8])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "flops"), [("joint", [0, 1, 2, 3]), ("sandwich", [0, 3, 1.5]), ("random", [1.5])]
+)
+def test_a_schedule_takes_the_sizes_that_its_flops_count(schedule: str, flops: list[float]) -> None:
+    dials = {"d_model": 32, "n_heads": 4, "nest_schedule": schedule}
+    config = configuration("gpt", SHAPE, nest="d_model=8,16,24", **dials)
+    config["nest"] = canonical(config)
+    each = [training_flops(sized(config, size.changes)) for size in sizes_of(config)]
+    middle = {1.5: (each[1] + each[2]) // 2 if schedule != "random" else sum(each) // 4}
+    assert training_flops(config) == sum(
+        middle[one] if one == 1.5 else each[int(one)] for one in flops
+    )
+    who = Replicas(build(config).train(), config, 1).nested
+    assert who is not None
+    seen: set[int] = set()
+    for step in range(40):
+        who.at_step(step)
+        seen |= {*who.chosen}
+        assert len(who.chosen) == {"joint": 4, "sandwich": 3, "random": 1}[schedule]
+        assert who.chosen == sorted(who.chosen, reverse=True)
+    assert seen == {0, 1, 2, 3}
+
+
+NESTS = [
+    ["--nest", "d_model=8"],
+    ["--nest", "d_ff=16", "--nest", "n_layers=1", "--nest-mix"],
+    ["--nest", "n_heads=1", "--nest-gain", "shared", "--nest-schedule", "random"],
+    ["--nest", "head=4,8", "--tied-head", "--nest-schedule", "joint"],
+]
+
+
+@pytest.mark.parametrize("given", NESTS, ids=" ".join)
+def test_nested_runs_resume_and_stack_to_the_bit(
+    given: list[str], data: Path, xtool: Run, tmp_path: Path
+) -> None:
+    shape = ["--d-model", 16, "--n-heads", 2, "--n-layers", 2, "--batch-size", 8, "--threads", 1]
+    args = ["train", data, *shape, *given, "--precision", "fp64", "-q", "--eval-every", 4]
+    assert xtool(*args, "--steps", 8, "-o", "a.st", "--keep-state").code == 0
+    assert xtool(*args, "--steps", 8, "-o", "b.st", "--keep-state", "--save-every", 2).code == 0
+    assert (tmp_path / "a.st").read_bytes() == (tmp_path / "b.st").read_bytes()
+    assert xtool(*args, "--steps", 8, "--replicas", 2, "--seed", -1, "-o", "r.st").code == 0
+    assert xtool("slice", "r.st", "--replica", 1, "-o", "one.st").code == 0
+    one, other = load(tmp_path / "one.st")[1], load(tmp_path / "a.st")[1]
+    assert max(float((one[name] - other[name]).abs().max()) for name in one) < 1e-10
+    done = xtool("evaluate", "a.st", "--size", "all", "--format", "jsonl")
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    sizes = {row["size"]: row["value"] for row in rows if row["metric"] == "loss"}
+    assert len(sizes) == (4 if "--nest-mix" in given else len(given[1].split(",")) + 1)
+    assert len({*sizes.values()}) == len(sizes)
+    agreed = [row["value"] for row in rows if row["metric"] == "agreement"]
+    assert len(agreed) == len(sizes) - 1
+    assert all(0 <= one <= 1 for one in agreed)
