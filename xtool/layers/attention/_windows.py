@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from xtool.layers.attention._kernel import distances, scored
+from xtool.layers.attention._kernel import distances, scored, within
 from xtool.layers.attention.plain import Plain
 
 BLOCK = 64  # queries
@@ -306,8 +306,7 @@ class Windowed(Plain):
         queries, keys = q.shape[2], k.shape[2]
         self.trace.note("window_length", lengths)
         far = distances(queries, keys, q.device)  # (T, S)
-        kept = far.abs() < lengths[..., None]  # (B, H, T, S)
-        kept = kept & (far >= 0) if self.causal else kept
+        kept = within(far, lengths[..., None], causal=self.causal)  # (B, H, T, S)
         whole = self.pairs(queries, keys)
         self.trace.note("pairs_kept", kept.sum(-1) * queries / whole)
         block = block_of(queries, self.causal) if queries == keys else None
