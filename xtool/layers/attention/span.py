@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xtool.layers.attention import Attention, AttentionConfig
-from xtool.layers.attention.hard_window import Learned, LearnedEntry
+from xtool.layers.attention._windowed import Learned, LearnedEntry
 
 LIKE = "plain"
 AXES = {"span": ("n_kv_heads*n_heads/n_kv_heads",)}

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from xtool.layers.attention import Attention, AttentionConfig
 from xtool.layers.attention._fixed import near
 from xtool.layers.attention._kernel import attend, distances, within
-from xtool.layers.attention._windows import Windowed, block_of
+from xtool.layers.attention._windowed import Windowed
+from xtool.layers.attention._windows import block_of
 from xtool.layers.attention.plain import PlainEntry
 
 LIKE = "plain"
