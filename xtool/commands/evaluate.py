@@ -177,9 +177,9 @@ def evaluate(
         raise unknown("trace", trace, TRACES)
     threads_of(threads)
     other = Path(against) if against and not over else None
-    from xtool.evaluation.details import Asked
+    from xtool.evaluation.details import DetailRequest
 
-    wanted = Asked(
+    wanted = DetailRequest(
         _range(loops, f"--loops {loops}", 1, MOST_LOOPS) if loops else [],
         by_examples,
         residual,

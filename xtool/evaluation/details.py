@@ -26,7 +26,7 @@ MOVES = ("state", "output")
 
 
 @dataclass(frozen=True)
-class Asked:
+class DetailRequest:
     """What to tell apart; a looped model runs its own number of loops unless `loops` are named.
 
     Attributes:
@@ -50,7 +50,7 @@ class Asked:
 
 
 @torch.inference_mode()
-def details(model: nn.Module, task: Task, split: Split, asked: Asked) -> list[Detail]:
+def details(model: nn.Module, task: Task, split: Split, asked: DetailRequest) -> list[Detail]:
     """Scores after some loops, in one pass over the split, and by examples in the prompt.
 
     Returns:
@@ -79,15 +79,15 @@ def details(model: nn.Module, task: Task, split: Split, asked: Asked) -> list[De
 
 
 def _pass(
-    model: nn.Module, task: Task, split: Split, asked: Asked, between: Between | None
+    model: nn.Module, task: Task, split: Split, asked: DetailRequest, between: Between | None
 ) -> list[Detail]:
     """One pass over the split."""
     device = next(model.parameters()).device
     kept: dict[tuple[tuple[str, Any], ...], dict[str, list[Tensor]]] = {}
     size, told = together(split, BATCH), _told(between, split.inputs.shape[1])
     for at in range(0, len(split), size):
-        inputs = split.inputs[at : at + size].to(device)  # (B, T)
-        targets = split.targets[at : at + size].to(device)  # (B, T)
+        inputs = split.inputs[at : at + size].to(device)  # (B, T) or (B, T, d)
+        targets = split.targets[at : at + size].to(device)  # (B, T) or (B, n)
         found = _looped(model, task, inputs, targets, asked, between) if asked.looped else None
         for columns, metrics in found or _cells(task, model(inputs), targets, asked.by_examples):
             cell = kept.setdefault(tuple((told | columns).items()), {})
@@ -127,7 +127,7 @@ def _looped(
     task: Task,
     inputs: Tensor,
     targets: Tensor,
-    asked: Asked,
+    asked: DetailRequest,
     between: Between | None,
 ) -> Iterator[Detail]:
     """The scores of a batch after the loops that are asked for, and where its prompts leave."""

@@ -13,7 +13,7 @@ from xtool.averages import BASELINES
 from xtool.config import check_model
 from xtool.dataset import Dataset, Drawn, find_data
 from xtool.errors import XtoolError
-from xtool.evaluation.details import Asked, Detail, details
+from xtool.evaluation.details import Detail, DetailRequest, details
 from xtool.evaluation.score import columns_of_model, score_rows, scores
 from xtool.evaluation.trace import trace, trace_rows
 from xtool.header import Header
@@ -52,7 +52,7 @@ class Evaluator:
         splits: Sequence[str],
         device: torch.device,
         trace: str | None = None,
-        asked: Asked | None = None,
+        asked: DetailRequest | None = None,
     ) -> None:
         self.asked = asked
         self.data, self.splits, self.device, self.trace = data, splits, device, trace

@@ -37,8 +37,8 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
     parts: list[dict[str, Tensor]] = []
     size = together(split, BATCH)
     for at in range(0, len(split), size):
-        inputs = split.inputs[at : at + size].to(device)  # (B, T)
-        targets = split.targets[at : at + size].to(device)  # (B, T)
+        inputs = split.inputs[at : at + size].to(device)  # (B, T) or (B, T, d)
+        targets = split.targets[at : at + size].to(device)  # (B, T) or (B, n)
         found = task.score(model(inputs), targets)
         parts.append({name: values.cpu() for name, values in found.items()})
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
