@@ -26,7 +26,7 @@ from xtool.tasks import fitted, open_data, task_of
 
 
 class Scored(NamedTuple):
-    """What is known of a model, the last three by split."""
+    """What is known of a model; the last three fields are by split."""
 
     header: Header
     params: int
@@ -43,7 +43,7 @@ class Evaluator:
         splits: which splits; `all` stands for every one.
         device: where to compute.
         trace: `heads` also looks into the attention of each head, `maps` at its weights too.
-        asked: which scores to tell apart beside.
+        asked: which scores to tell apart as well; None for none.
     """
 
     def __init__(
@@ -178,9 +178,9 @@ def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor], **columns: 
 def _seconds(header: Header, path: Path) -> dict[str, float | None]:
     """Training seconds of the model's own run and of its lineage, from the journals beside it.
 
-    A header holds no clock, so the seconds stand in the rows files; they are found by digest, of
-    several journals in the first by name, those beside the model before those of the working
-    folder. None where a run of the lineage has no journal here.
+    A header holds no clock, so the seconds stand in the rows files. A run is found by its digest:
+    first in the journals beside the model, then in those of the working folder, both in the order
+    of their names. None where a run of the lineage has no journal there.
     """
     known: dict[str, float] = {}
     for folder in dict.fromkeys((path.resolve().parent, Path.cwd())):
@@ -196,7 +196,7 @@ def _seconds(header: Header, path: Path) -> dict[str, float | None]:
 
 
 def _journal_seconds(journal: Path) -> dict[str, float]:
-    """The digest and seconds of the run that a journal closed with; nothing from a broken one."""
+    """By its digest, the seconds of the run that a journal ends with; nothing of a broken one."""
     try:
         lines = decode(read_bytes(journal, ""), journal.name).splitlines()[-1:]
         rows = read(lines[0], journal.name) if lines else []

@@ -1,7 +1,7 @@
-"""What prompts lose that leave the loops early: the error against the loops that they used.
+"""What prompts lose when they leave the loops early: their error against the loops that they used.
 
-Rows come from `evaluate --exits`: a point a threshold, the mean over seeds with the 95 % interval
-of the error. The line without exits is the error of a fixed number of loops.
+Rows come from `evaluate --exits`. Each threshold is a point: the mean over seeds, with the 95 %
+interval of the error. The faint line is the error without exits, after fixed numbers of loops.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ NAMES = {"none": "all loops", "state": "until the state rests", "output": "until
 
 
 def exits(axes: "Axes", request: Request) -> None:
-    """A line a rule and series."""
+    """A line for each rule of each series."""
     assert request.by is not None
     for colour, (name, rows) in enumerate(series_of(request.rows, request.by).items()):
         for place, (rule, words) in enumerate(NAMES.items()):

@@ -75,7 +75,7 @@ class Windowed(Plain):
 
 
 class Learned(Windowed):
-    """Windows between 1 and `window` + `ramp` tokens, by a number that a subclass has."""
+    """Windows between 1 and `window` + `ramp` tokens long, by a number that a subclass gives."""
 
     penalty: Tensor | None = None
 
