@@ -166,7 +166,7 @@ def _bytes(figure: Figure, form: str, title: str) -> bytes:
 
 
 def series_of(rows: Iterable[Row], by: str | None) -> dict[object, list[Row]]:
-    """The rows of each value of a column, in the order of first appearance; all without one."""
+    """The rows of each value of a column, by first appearance; without a column, all of them."""
     found: dict[object, list[Row]] = {}
     for one in rows:
         found.setdefault(one.get(by) if by else None, []).append(one)
