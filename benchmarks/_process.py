@@ -5,19 +5,21 @@ import resource
 import subprocess
 import sys
 
-
-def say(seconds: float, loss: float) -> None:
-    """Print what a child found, with its peak memory."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(
-        json.dumps([seconds, loss, peak * (1 if sys.platform == "darwin" else 1024)]),
-        file=sys.__stdout__,
-    )
+UNIT = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, kilobytes on Linux
 
 
-def child(script: str, *arguments: object) -> tuple[float, float, int]:
-    """A child's seconds, loss and peak memory in bytes; it is the script with `--child`."""
+def peak() -> int:
+    """The peak memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
+
+
+def say(*numbers: float) -> None:
+    """Print what a child found."""
+    print(json.dumps(numbers), file=sys.__stdout__)
+
+
+def child(script: str, *arguments: object) -> tuple[float, ...]:
+    """The numbers that a child says; it is the script with `--child` and the arguments."""
     command = [sys.executable, script, "--child", *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    seconds, loss, peak = json.loads(done.stdout)
-    return seconds, loss, peak
+    return tuple(json.loads(done.stdout))

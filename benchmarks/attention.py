@@ -14,9 +14,7 @@ own; the variants come in turn within a round, and ratios are taken inside it.
 import argparse
 import json
 import math
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _process import child, peak, say
 from torch import Tensor, nn
 
 from xtool.archs import architecture, build, read_model, start
@@ -81,23 +80,22 @@ def built(dials: Mapping[str, Any], context: int, layers: int) -> nn.Module:
     return model
 
 
-def child(dials: Mapping[str, Any], context: int, steps: int, part: str) -> None:
-    """Print seconds a step and the peak memory above that before, in MB, as JSON."""
+def timed(dials: Mapping[str, Any], context: int, steps: int, part: str) -> None:
+    """Say the seconds of a step, and by how many bytes the peak memory is above that before."""
     model = built(dials, context, SHAPE["n_layers"] if part == "model" else 1)
     if part == "attention":
         x = torch.randn(BATCH, context, SHAPE["d_model"], requires_grad=True)
         step = _attention_step(model.blocks[0].attention.train(), x)  # type: ignore[index,union-attr]
     else:
         step = _model_step(model.train(), context)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     step()
     seconds = []
     for _ in range(steps):
         began = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - began)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(json.dumps({"seconds": statistics.median(seconds), "memory": peak}))
+    say(statistics.median(seconds), peak() - before)
 
 
 def _model_step(model: nn.Module, context: int) -> Callable[[], None]:
@@ -123,13 +121,9 @@ def _attention_step(attention: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def measured(dials: Mapping[str, Any], context: int, steps: int, part: str) -> dict[str, float]:
-    """What a child process prints."""
-    asked = json.dumps([dials, context, steps, part])
-    done = subprocess.run(
-        [sys.executable, __file__, "child", asked], check=True, capture_output=True, text=True
-    )
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    """The seconds of a step and its memory in MB, from a process of its own."""
+    seconds, memory = child(__file__, json.dumps([dials, context, steps, part]))
+    return {"seconds": seconds, "memory": memory / 2**20}
 
 
 def compare(context: int, rounds: int, steps: int, only: list[str]) -> None:
@@ -236,10 +230,12 @@ def _pairs(model: nn.Module, split: Any) -> str:
 
 
 def main() -> None:
-    """One of the three comparisons."""
+    """One of the three comparisons, or a process of one."""
+    if sys.argv[1:2] == ["--child"]:
+        timed(*json.loads(sys.argv[2]))
+        return
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["train", "evaluate", "scaling", "child"])
-    parser.add_argument("asked", nargs="?")
+    parser.add_argument("what", choices=["train", "evaluate", "scaling"])
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument(
         "--contexts", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096, 8192]
@@ -250,9 +246,7 @@ def main() -> None:
     parser.add_argument("--penalties", type=float, nargs="+", default=[0.1, 1.0, 10.0])
     parser.add_argument("--text", type=Path)
     given = parser.parse_args()
-    if given.what == "child":
-        child(*json.loads(given.asked))
-    elif given.what == "train":
+    if given.what == "train":
         compare(given.context, given.rounds, given.steps or 4, given.only)
     elif given.what == "scaling":
         scaling(given.contexts, given.rounds)

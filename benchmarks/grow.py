@@ -17,9 +17,7 @@ columns and so many gigabytes.
 
 import argparse
 import importlib
-import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,10 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+from _process import UNIT, child, peak, say
+
 BLOCK = 4 << 20
 SYMBOLS = 26_000
 KINDS = ["clone", "clone --no-noise", "copy"]
-UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of ru_maxrss
 
 
 def import_all() -> None:
@@ -118,7 +117,7 @@ def warm(path: Path) -> None:
             file.write(bytes(BLOCK))
 
 
-def child(what: str, *arguments: str) -> None:
+def timed(what: str, *arguments: str) -> None:
     """Do one thing and print its seconds, those of the processor, and the peak memory in bytes."""
     kinds: dict[str, Callable[..., None]] = {
         "imports": lambda: None,
@@ -133,34 +132,26 @@ def child(what: str, *arguments: str) -> None:
     began, busy = time.perf_counter(), time.process_time()
     kinds[what](*arguments)
     seconds, busy = time.perf_counter() - began, time.process_time() - busy
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps([seconds, busy, peak * UNIT]))
-
-
-def run(what: str, *arguments: object) -> tuple[float, float, float]:
-    """A child's seconds, processor seconds and peak memory."""
-    command = [sys.executable, __file__, "--child", what, *map(str, arguments)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    seconds, busy, peak = json.loads(done.stdout)
-    return seconds, busy, peak
+    say(seconds, busy, peak())
 
 
 def compare(path: Path, rounds: int) -> None:
     """Interleaved rounds on one source; prints a line for each kind."""
     out = path.with_name("out.st")
-    found: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in KINDS}
-    base, size = run("imports")[2], 0
+    found: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in KINDS}
+    base, size = child(__file__, "imports")[2], 0
     for _ in range(rounds):
         for kind in KINDS:
-            found[kind].append(run(kind, path, out, *([size] if kind == "copy" else [])))
+            more = [size] if kind == "copy" else []
+            found[kind].append(child(__file__, kind, path, out, *more))
             size = out.stat().st_size
             out.unlink()
     floor = median(one[0] for one in found["copy"])
     print(f"{path.stat().st_size / 1e9:.2f} GB to {size / 1e9:.2f} GB, {rounds} rounds")
     for kind in KINDS:
         seconds = sorted(one[0] for one in found[kind])
-        busy, peak = median(one[1] for one in found[kind]), max(one[2] for one in found[kind])
-        beyond = "" if kind == "copy" else f", {(peak - base) / 1e6:.0f} MB beyond imports"
+        busy, most = median(one[1] for one in found[kind]), max(one[2] for one in found[kind])
+        beyond = "" if kind == "copy" else f", {(most - base) / 1e6:.0f} MB beyond imports"
         print(
             f"  {kind}: median {median(seconds):.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f}), "
             f"{median(seconds) / floor:.2f} of the copy, "
@@ -176,8 +167,8 @@ def whole_command(path: Path, width: int) -> None:
     process = subprocess.Popen([*command, "--to", str(width), "-o", str(path.with_name("out.st"))])
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - began
-    peak = usage.ru_maxrss * UNIT / 1e6
-    print(f"whole command: exit {status}, {seconds:.1f} s, {peak:.0f} MB with imports", flush=True)
+    most = usage.ru_maxrss * UNIT / 1e6
+    print(f"whole command: exit {status}, {seconds:.1f} s, {most:.0f} MB with imports", flush=True)
     path.with_name("out.st").unlink()
 
 
@@ -191,17 +182,17 @@ def main() -> None:
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        child(*given.child)
+        timed(*given.child)
         return
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         path = Path(folder) / "small.st"
-        run("make", path, given.width, 12)
+        child(__file__, "make", path, given.width, 12)
         compare(path, given.rounds)
         whole_command(path, 2 * given.width)
         if given.gb:
             layers = round((given.gb * 1e9 / 4 - 2 * SYMBOLS * 2048) / (12 * 2048**2))
             path.unlink()
-            run("make", path, 2048, layers)
+            child(__file__, "make", path, 2048, layers)
             compare(path, 1)
             whole_command(path, 4096)
 

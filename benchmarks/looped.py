@@ -17,7 +17,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
 
-from _process import child, say
+from _process import child, peak, say
 
 SHAPES = {
     "small": {"d_model": 64, "n_heads": 4, "n_loops": 20, "loss_loops": 10},
@@ -70,7 +70,7 @@ def theirs(path: str, shape: str, steps: int) -> None:
                 parameter.grad.data.norm(2).item()
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.detach())
-    say(time.perf_counter() - began, float(torch.stack(losses[steps:]).mean()))
+    say(time.perf_counter() - began, float(torch.stack(losses[steps:]).mean()), peak())
 
 
 def ours(data: str, out: str, shape: str, steps: int, compiled: bool) -> None:
@@ -86,13 +86,13 @@ def ours(data: str, out: str, shape: str, steps: int, compiled: bool) -> None:
     lines = Path(out).with_suffix(".rows.jsonl").read_text().splitlines()
     rows = [one for one in map(json.loads, lines) if one["step"] == 2 * steps]
     found = {one["metric"]: one["value"] for one in rows if one.get("split") == "train"}
-    say(BATCH * 2 * POINTS * steps / found["tokens_per_second"], found["loss"])
+    say(BATCH * 2 * POINTS * steps / found["tokens_per_second"], found["loss"], peak())
 
 
 def compare(given: argparse.Namespace, shape: str, folder: Path) -> None:
     """Rounds of both on one shape; prints a line a round and the medians."""
     steps, data = STEPS[shape], str(folder / "data.st")
-    found: dict[str, list[tuple[float, float, int]]] = {"theirs": [], "ours": []}
+    found: dict[str, list[tuple[float, ...]]] = {"theirs": [], "ours": []}
     for number in range(given.rounds):
         for who in ("theirs", "ours") if number % 2 == 0 else ("ours", "theirs"):
             own = [given.path] if who == "theirs" else [data, folder / f"{shape}-{number}.st"]

@@ -22,7 +22,7 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from statistics import median
 
-from _process import child, say
+from _process import child, peak, say
 
 SHAPES = {
     "small": {"n_layers": 4, "n_heads": 4, "d_model": 128, "context": 64, "batch_size": 12},
@@ -79,7 +79,7 @@ def nanogpt(path: str, tokens: str, shape: str, steps: int, precision: str) -> N
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.detach())
     seconds = time.perf_counter() - began
-    say(seconds, float(torch.stack(losses[steps:]).mean()))
+    say(seconds, float(torch.stack(losses[steps:]).mean()), peak())
 
 
 def ours(data: str, out: str, shape: str, steps: int, precision: str, route: str) -> None:
@@ -96,7 +96,7 @@ def ours(data: str, out: str, shape: str, steps: int, precision: str, route: str
     rows = [one for one in map(json.loads, lines) if one["step"] == 2 * steps]
     found = {one["metric"]: one["value"] for one in rows if one.get("split") == "train"}
     size = SHAPES[shape]["batch_size"] * SHAPES[shape]["context"]
-    say(size * steps / found["tokens_per_second"], found["loss"])
+    say(size * steps / found["tokens_per_second"], found["loss"], peak())
 
 
 def compare(given: argparse.Namespace, shape: str, folder: Path) -> None:

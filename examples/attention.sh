@@ -8,6 +8,7 @@
 # QUESTIONS chooses questions, CORPUS a corpus or a text file, LARGER a longer one, SEEDS, STEPS and JOBS what they say;
 # PRESET=shakespeare-char is the original's size, for a GPU. The base is the preset `shakespeare-char-cpu`.
 set -euo pipefail
+source "$(dirname "$0")/_run.sh"
 seeds=${SEEDS:-0 1 2 3 4} steps=${STEPS:-2000} corpus=${CORPUS:-builtin} larger=${LARGER:-builtin-large} jobs=${JOBS:-2}
 questions=${QUESTIONS:-text flops counting embedding corpus context}
 variants="plain window strided span hard-window soft-window head-gate structure-mlp structure-mlp-post structure-embedding key-importance"
@@ -23,21 +24,10 @@ fi
 [[ $corpus != */* ]] || corpus=$(realpath "$corpus")
 [[ $larger != */* ]] || larger=$(realpath "$larger")
 mkdir -p "${1:-attention}" && cd "${1:-attention}"
-[ -e char.st ] || xtool prepare language "$corpus" --quiet -o char.st > /dev/null
+data=char.st
+[ -e "$data" ] || xtool prepare language "$corpus" --quiet -o "$data" > /dev/null
 
-# run NAME GROUP ARGUMENTS...: one model a seed, labelled NAME, in GROUP-NAME-SEED.st
-run() {
-    local name=$1 group=$2 seed
-    shift 2
-    for seed in $seeds; do
-        [ ! -e "$group-$name-$seed.st" ] || continue
-        echo "training $group-$name-$seed" >&2
-        while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
-        xtool train "${data:-char.st}" "$@" --label "$name" --seed "$seed" --threads 1 --quiet --force \
-            -o "$group-$name-$seed.st" > /dev/null &
-    done
-}
-# variant NAME GROUP ARGUMENTS...: the same with the attention that the name says
+# variant NAME GROUP ARGUMENTS...: `run` with the attention that the name says
 variant() {
     local kind=${VARIANT:-$1}
     case $kind in
@@ -51,7 +41,8 @@ for question in $questions; do
     case $question in
         text) for name in $variants; do variant "$name" text "${text[@]}"; done ;;
         flops)
-            QUESTIONS=  ; variant plain text "${text[@]}"; wait
+            variant plain text "${text[@]}"
+            wait
             budget=$(xtool evaluate text-plain-*.rows.jsonl --where metric=train_seconds --format jsonl | grep -om1 '"flops": [0-9]*' | cut -d' ' -f2)
             for name in $variants; do
                 variant "$name" flops "${base[@]}" --steps $((2 * steps)) --max-flops "$budget" --eval-every "$((steps / 5))"

@@ -9,6 +9,7 @@
 # tokenizers train for equal steps on equal tokens, with their FLOPs beside the loss; tokenizers for equal FLOPs, and are
 # compared in bits a byte. The rates of the other optimizers are customary proportions of AdamW's, not tuned.
 set -euo pipefail
+source "$(dirname "$0")/_run.sh"
 seeds=${SEEDS:-0 1 2} steps=${STEPS:-2000} corpus=${CORPUS:-builtin} jobs=${JOBS:-2}
 groups=${QUESTIONS:-ladder positions norm dropout optimizer parts shape tokenizer}
 base=(--preset shakespeare-char-cpu)
@@ -18,19 +19,9 @@ if [ "${1:-}" = --fast ]; then
     base+=(--d-model 16 --n-layers 1 --n-heads 2 --context 16)
 fi
 mkdir -p "${1:-language}" && cd "${1:-language}"
-[ -e char.st ] || xtool prepare language "$corpus" --quiet -o char.st > /dev/null
+data=char.st
+[ -e "$data" ] || xtool prepare language "$corpus" --quiet -o "$data" > /dev/null
 
-# run NAME GROUP ARGUMENTS...: one model a seed, labelled NAME, in GROUP-NAME-SEED.st
-run() {
-    local name=$1 group=$2 seed
-    shift 2
-    for seed in $seeds; do
-        [ ! -e "$group-$name-$seed.st" ] || continue
-        while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
-        xtool train "${data:-char.st}" "$@" --label "$name" --seed "$seed" --threads 1 --quiet --force \
-            -o "$group-$name-$seed.st" > /dev/null &
-    done
-}
 gpt() { run "$1" "$2" "${base[@]}" --steps "$steps" --eval-every "$((steps / 5))" "${@:3}"; }
 
 gpt base base

@@ -7,6 +7,7 @@
 #
 # QUESTIONS chooses questions; SEEDS, STEPS, DIMS, POINTS, WIDTH, HEADS, LOOPS, WINDOW, LR and JOBS are what they say.
 set -euo pipefail
+source "$(dirname "$0")/_run.sh"
 seeds=${SEEDS:-0 1 2} steps=${STEPS:-20000} jobs=${JOBS:-2}
 dims=${DIMS:-10} points=${POINTS:-31} width=${WIDTH:-256} heads=${HEADS:-8} loops=${LOOPS:-20} window=${WINDOW:-10}
 questions=${QUESTIONS:-twin grid schedule tokens layers}
@@ -20,31 +21,25 @@ base=(--steps "$steps" --eval-every "$((steps / 10))" --batch-size 64 --lr "${LR
     --schedule cosine --clip 1 --reach squared_error=0.9 --d-model "$width" --n-heads "$heads" --bias all)
 
 mkdir -p "${1:-looped}" && cd "${1:-looped}"
-[ -e prompts.st ] || xtool prepare regression --dims "$dims" --points "$points" --quiet -o prompts.st > /dev/null
+data=prompts.st
+[ -e "$data" ] || xtool prepare regression --dims "$dims" --points "$points" --quiet -o "$data" > /dev/null
 
-# run NAME GROUP ARGUMENTS...: one model a seed, labelled NAME, in GROUP-NAME-SEED.st
-run() {
-    local name=$1 group=$2 seed
-    shift 2
-    for seed in $seeds; do
-        [ ! -e "$group-$name-$seed.st" ] || continue
-        echo "training $group-$name-$seed" >&2
-        while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
-        xtool train prompts.st "${base[@]}" "$@" --label "$name" --seed "$seed" --threads 1 --quiet --force \
-            -o "$group-$name-$seed.st" > /dev/null &
-    done
-}
 # looped NAME GROUP LOOPS WINDOW ARGUMENTS...
-looped() { run "$1" "$2" --arch looped --n-loops "$3" --loss-loops "$4" "${@:5}"; }
+looped() { run "$1" "$2" "${base[@]}" --arch looped --n-loops "$3" --loss-loops "$4" "${@:5}"; }
+# twins: what both `twin` and `tokens` look at
+twins() {
+    looped fixed twin "$loops" "$window"
+    looped random twin "$loops" "$window" --loops-by random --loops-from "$((loops / 4))"
+}
 models() { for file in "$1"-*-?.st; do [[ $file == *.resume.st ]] || echo "$file"; done; }
 
 for question in $questions; do
     case $question in
-        twin | tokens)
-            looped fixed twin "$loops" "$window"
-            looped random twin "$loops" "$window" --loops-by random --loops-from "$((loops / 4))"
-            run twelve-layers twin --n-layers 12
+        twin)
+            twins
+            run twelve-layers twin "${base[@]}" --n-layers 12
             ;;
+        tokens) twins ;;
         grid)
             for b in $grid; do
                 # A window beyond the loops is the same objective as one of all loops.
@@ -84,9 +79,8 @@ fi
 if [[ " $questions " == *" tokens "* ]]; then
     for mask in state input; do
         for end in first last; do
-            for n in 0 $((points / 4)) $((points / 2)) $((3 * points / 4)) $((points - 1)) "$points"; do
-                xtool evaluate twin-fixed-?.st twin-random-?.st --mask "$mask" --keep "$end:$n" --loops "$loops" --format jsonl
-            done
+            # A point is two positions, so steps of two end at the end of the prompt.
+            xtool evaluate twin-fixed-?.st twin-random-?.st --mask "$mask" --keep "$end:0:$((2 * points)):2" --loops "$loops" --format jsonl
         done
     done > tokens.jsonl
     xtool plot tokens.jsonl --kind tokens --force -o tokens.png > /dev/null

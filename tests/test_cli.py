@@ -609,67 +609,51 @@ def test_impossible_values_are_refused(
     assert message in done.err
 
 
-@pytest.mark.slow
-def test_the_comparison_of_spectra_runs(tmp_path: Path) -> None:
-    done = shell(f"bash {ROOT / 'examples' / 'spectra.sh'} --fast out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    table = (tmp_path / "out" / "tables.md").read_text()
-    assert all(f"| {label} " in table for label in ("large-untrained", "small-2", "grown-trained"))
-    assert (tmp_path / "out" / "spectra.png").exists()
+STUDIES = ("width-16", "ratio", "split", "batch-64")
+EXAMPLES = {
+    "spectra": (
+        ["| large-untrained ", "| small-2 ", "| grown-trained "],
+        ["spectra"],
+    ),
+    "growth-text": (
+        ["| small, 0.4 ", "| pad, 0.6 ", "| scratch, 0.6 ", "| untrained pad, 0.6 "],
+        ["by-flops"],
+    ),
+    "language": (
+        ["| base ", "| bigram ", "| no-residual ", "| plain-average ", "| bpe-512 "],
+        ["parts"],
+    ),
+    "growth": (
+        [
+            "| untrained pad | dev   | accuracy_difference |",
+            *(f"## {study}" for study in STUDIES),
+        ],
+        [
+            f"{study}-{kind}"
+            for study in STUDIES
+            for kind in ("epochs", "flops", "by-epoch", "by-flops", "loss-by-epoch")
+        ],
+    ),
+    "attention": (
+        ["| window ", "| hard-window ", "| head-gate ", "| rotary-32-8 "],
+        ["windows", "look-back", "head-gates", "attention-map"],
+    ),
+    "looped": (
+        ["| fixed ", "| random ", "| twelve-layers ", "| 4-2 "],
+        ["twin-loops", "twin-curves", "examples", "exits", "tokens", "grid-loops"],
+    ),
+}
 
 
 @pytest.mark.slow
-def test_the_growth_experiment_on_text_runs(tmp_path: Path) -> None:
-    done = shell(f"bash {ROOT / 'examples' / 'growth-text.sh'} --fast out", tmp_path)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs_in_short(name: str, tmp_path: Path) -> None:
+    lines, pictures = EXAMPLES[name]
+    done = shell(f"bash {ROOT / 'examples' / name}.sh --fast out", tmp_path)
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "out" / "tables.md").read_text()
-    for label in ("small, 0.4", "pad, 0.6", "scratch, 0.6", "untrained pad, 0.6"):
-        assert f"| {label} " in table
-    assert (tmp_path / "out" / "by-flops.png").exists()
-
-
-@pytest.mark.slow
-def test_the_questions_of_language_models_run(tmp_path: Path) -> None:
-    done = shell(f"bash {ROOT / 'examples' / 'language.sh'} --fast out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    table = (tmp_path / "out" / "tables.md").read_text()
-    for label in ("base", "bigram", "no-residual", "plain-average", "bpe-512"):
-        assert f"| {label} " in table
-    assert (tmp_path / "out" / "parts.png").exists()
-
-
-@pytest.mark.slow
-def test_the_growth_experiment_runs(tmp_path: Path) -> None:
-    done = shell(f"bash {ROOT / 'examples' / 'growth.sh'} --fast out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    table = (tmp_path / "out" / "tables.md").read_text()
-    assert "| untrained pad | dev   | accuracy_difference |" in table
-    for study in ("width-16", "ratio", "split", "batch-64"):
-        assert f"## {study}" in table
-        for kind in ("epochs", "flops", "by-epoch", "by-flops", "loss-by-epoch"):
-            assert (tmp_path / "out" / f"{study}-{kind}.png").exists()
-
-
-@pytest.mark.slow
-def test_the_attention_experiment_runs(tmp_path: Path) -> None:
-    done = shell(f"bash {ROOT / 'examples' / 'attention.sh'} --fast out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    table = (tmp_path / "out" / "tables.md").read_text()
-    for label in ("window", "hard-window", "head-gate", "rotary-32-8"):
-        assert f"| {label} " in table
-    for picture in ("windows", "look-back", "head-gates", "attention-map"):
-        assert (tmp_path / "out" / f"{picture}.png").exists()
-
-
-@pytest.mark.slow
-def test_the_looped_experiment_runs(tmp_path: Path) -> None:
-    done = shell(f"bash {ROOT / 'examples' / 'looped.sh'} --fast out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    table = (tmp_path / "out" / "tables.md").read_text()
-    for label in ("fixed", "random", "twelve-layers", "4-2"):
-        assert f"| {label} " in table
-    for picture in ("twin-loops", "twin-curves", "examples", "exits", "tokens", "grid-loops"):
-        assert (tmp_path / "out" / f"{picture}.png").exists()
+    assert [line for line in lines if line not in table] == []
+    assert [one for one in pictures if not (tmp_path / "out" / f"{one}.png").exists()] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

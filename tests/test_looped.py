@@ -20,7 +20,7 @@ from xtool.axes import layout
 from xtool.checkpoint import save
 from xtool.dataset import Split
 from xtool.errors import UsageError
-from xtool.evaluation.details import Asked, details
+from xtool.evaluation.details import DetailRequest, details
 from xtool.header import Header
 from xtool.surgery.loops import fold, unroll
 from xtool.tasks import Shape
@@ -245,7 +245,7 @@ def test_noise_in_training_is_of_the_seed_and_not_in_evaluation() -> None:
 def test_prompts_leave_when_they_rest() -> None:
     model, task = made(n_loops=4), Regression()
     split = Split(*prompts(5))
-    asked = Asked(loops=range(1, 13), residual=True, exits=[1e-9, 0.5, 1 - 1e-9])
+    asked = DetailRequest(loops=range(1, 13), residual=True, exits=[1e-9, 0.5, 1 - 1e-9])
     found = details(model, task, split, asked)
     errors = {c["loops"]: m["loss"] for c, m in found if "loops" in c and "loss" in m}
     moves = {c["loops"]: m for c, m in found if "loops" in c and "state_move" in m}

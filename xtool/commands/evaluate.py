@@ -197,9 +197,9 @@ def evaluate(
     if over and against and len(against) > 1:
         raise UsageError("with `--over`, `--against` is one label", "give it once")
     others = [Path(one) for one in against or []] if not over else []
-    from xtool.evaluation.details import Asked
+    from xtool.evaluation.details import DetailRequest
 
-    wanted = Asked(
+    wanted = DetailRequest(
         _range(loops, f"--loops {loops}", 1, MOST_LOOPS) if loops else [],
         by_examples,
         residual,

@@ -1,7 +1,8 @@
-"""Scores that tell apart: after each loop, in one pass, and by the examples in the prompt.
+"""Scores told apart: after each loop, in one pass, and by the number of examples in the prompt.
 
-A looped model is also asked how far it still moves, what it scores when each prompt stops as soon
-as that is little, and what it does when its state or its input is taken away or disturbed.
+Of a looped model also: how far it moves in each loop, its scores when each prompt leaves the loops
+as soon as it moves little, and its scores when state or input are masked, or the state is
+disturbed, between loops.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,15 +27,15 @@ MOVES = ("state", "output")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What to tell apart; a looped model runs its own number of loops unless `loops` are named.
+class DetailRequest:
+    """What to tell apart; a looped model runs its own number of loops unless `loops` names others.
 
     Attributes:
-        loops: after which to score.
-        by_examples: whether to tell apart how many examples a prediction has read.
+        loops: the numbers of loops after which to score.
+        by_examples: whether to score by how many examples a prediction has read.
         residual: whether to say how far state and output moved in each loop.
-        exits: thresholds of a move below which a prompt goes no further.
-        between: what is done to the model between its loops, each in turn.
+        exits: thresholds; a prompt leaves the loops once it moves less than this.
+        between: what is done to the model between its loops, each in a pass of its own.
     """
 
     loops: Sequence[int] = ()
@@ -45,17 +46,17 @@ class Asked:
 
     @property
     def looped(self) -> bool:
-        """Whether only a looped model can tell."""
+        """Whether only a looped model can answer."""
         return bool(self.loops or self.residual or self.exits or self.between)
 
 
 @torch.inference_mode()
-def details(model: nn.Module, task: Task, split: Split, asked: Asked) -> list[Detail]:
-    """Scores after some loops, in one pass over the split, and by examples in the prompt.
+def details(model: nn.Module, task: Task, split: Split, asked: DetailRequest) -> list[Detail]:
+    """The scores that are asked for.
 
     Returns:
-        columns, such as `loops` and `examples`, with each metric for each example of the split;
-        those of exact methods have a `label` of their own.
+        pairs of columns, such as `loops` and `examples`, and of each metric for each prompt of the
+        split, (N,); the columns of exact methods have a `label` of their own.
 
     Raises:
         UsageError: the model does not loop, or the task's prompts have no examples.
@@ -79,15 +80,15 @@ def details(model: nn.Module, task: Task, split: Split, asked: Asked) -> list[De
 
 
 def _pass(
-    model: nn.Module, task: Task, split: Split, asked: Asked, between: Between | None
+    model: nn.Module, task: Task, split: Split, asked: DetailRequest, between: Between | None
 ) -> list[Detail]:
-    """One pass over the split."""
+    """The scores of one pass over the split."""
     device = next(model.parameters()).device
     kept: dict[tuple[tuple[str, Any], ...], dict[str, list[Tensor]]] = {}
     size, told = together(split, BATCH), _told(between, split.inputs.shape[1])
     for at in range(0, len(split), size):
-        inputs = split.inputs[at : at + size].to(device)  # (B, T)
-        targets = split.targets[at : at + size].to(device)  # (B, T)
+        inputs = split.inputs[at : at + size].to(device)  # (B, T) or (B, T, d)
+        targets = split.targets[at : at + size].to(device)  # (B, T) or (B, n)
         found = _looped(model, task, inputs, targets, asked, between) if asked.looped else None
         for columns, metrics in found or _cells(task, model(inputs), targets, asked.by_examples):
             cell = kept.setdefault(tuple((told | columns).items()), {})
@@ -97,14 +98,14 @@ def _pass(
 
 
 def _whole(columns: Columns, metrics: Metrics) -> Detail:
-    """A cell; one of exits also has the loops that were used, on average, as a column."""
+    """A cell of the whole split; where prompts leave, with the mean of their loops as a column."""
     if "threshold" in columns:
         columns = columns | {"loops_used": float(metrics["loops_used"].mean())}
     return columns, metrics
 
 
 def _told(between: Between | None, positions: int) -> Columns:
-    """The columns of what was done between loops.
+    """The columns that say what was done between loops.
 
     Raises:
         UsageError: more positions are kept than there are.
@@ -127,10 +128,10 @@ def _looped(
     task: Task,
     inputs: Tensor,
     targets: Tensor,
-    asked: Asked,
+    asked: DetailRequest,
     between: Between | None,
 ) -> Iterator[Detail]:
-    """The scores of a batch after the loops that are asked for, and where its prompts leave."""
+    """The scores of a batch after each loop that is asked for, and of its prompts as they left."""
     assert isinstance(model, Loops)
     wanted = set(asked.loops or ([model.loops] if asked.by_examples or asked.between else []))
     most = max(wanted, default=model.loops)
@@ -159,7 +160,7 @@ def _looped(
 
 @dataclass
 class _Exit:
-    """A rule by which prompts leave, and what they had when they did."""
+    """A rule by which prompts leave the loops, and their scores when they left."""
 
     move: str
     threshold: float
@@ -167,7 +168,7 @@ class _Exit:
     found: Metrics = field(default_factory=dict)
 
     def see(self, done: int, moved: Tensor, metrics: Metrics, last: bool) -> None:
-        """Let those go that moved little in this loop; after the last one all."""
+        """Let the prompts leave that moved little in this loop, or in the last one all."""
         inside = torch.ones_like(moved, dtype=torch.bool) if self.inside is None else self.inside
         going = inside if last else inside & (moved < self.threshold)
         used = {"loops_used": torch.full_like(moved, done)} | {
@@ -179,7 +180,7 @@ class _Exit:
 
 
 def _moved(before: After | None, after: After) -> dict[str, Float64[Tensor, " B"]]:
-    """How far state and output of each example moved in a loop, over their lengths; from 0 on."""
+    """How far each prompt's state and output moved in a loop, over their lengths; first from 0."""
     found = {}
     for name, was, now in (
         ("state", before and before.state, after.state),
@@ -194,7 +195,7 @@ def _moved(before: After | None, after: After) -> dict[str, Float64[Tensor, " B"
 def _cells(
     task: Task, logits: Float[Tensor, "B T C"], targets: Tensor, by_examples: bool
 ) -> Iterator[Detail]:
-    """The scores of a batch, all together or by examples in the prompt."""
+    """The scores of a batch, of whole prompts or by the number of examples in the prompt."""
     if not by_examples or not isinstance(task, ByExamples):
         yield {}, task.score(logits, targets)
         return
@@ -204,7 +205,7 @@ def _cells(
 
 
 def _solved(split: Split) -> list[Detail]:
-    """What exact methods make of the same examples."""
+    """The errors of exact methods on the same prompts."""
     return [
         ({"examples": k, "label": name.replace("_", " ")}, {BASELINES[name]: errors[:, k].double()})
         for name, errors in split.extra.items()

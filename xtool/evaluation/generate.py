@@ -32,15 +32,16 @@ def generate(
 ) -> Iterator[Integer[Tensor, " N"]]:
     """The next token of each of N texts, without end.
 
-    The model sees the last `context` tokens. With a cache it computes one position a token until
-    that window is full; then the window moves, so all of its positions are others.
+    The model sees a window of the last `context` tokens. With a cache it computes one position for
+    each token until the window is full; from then on the window moves with each token, so that
+    every token stands at another position and all are computed anew.
 
     Args:
         model: causal.
-        prompt: the tokens to go on from, one at least.
+        prompt: the tokens to go on from, at least one.
         context: the longest window.
         pick: chooses tokens by their logits.
-        cached: whether to use the cache.
+        cached: whether to keep keys and values.
     """
     model.eval()
     window = prompt[:, -context:]

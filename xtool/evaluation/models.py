@@ -23,7 +23,7 @@ from xtool.axes import SIZES
 from xtool.config import check_model
 from xtool.dataset import Dataset, Drawn, find_data
 from xtool.errors import UsageError, XtoolError
-from xtool.evaluation.details import Asked, Detail, details
+from xtool.evaluation.details import Detail, DetailRequest, details
 from xtool.evaluation.score import columns_of_model, score_rows, scores
 from xtool.evaluation.sizes import SizeRequest, beside, middle, tokens_per_second
 from xtool.evaluation.trace import trace, trace_rows
@@ -65,7 +65,7 @@ class Evaluator:
         splits: Sequence[str],
         device: torch.device,
         trace: str | None = None,
-        asked: Asked | None = None,
+        asked: DetailRequest | None = None,
         sizes: SizeRequest | None = None,
     ) -> None:
         self.asked, self.sizes = asked, sizes or SizeRequest()
@@ -253,9 +253,9 @@ def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor], **columns: 
 def _seconds(header: Header, path: Path) -> dict[str, float | None]:
     """Training seconds of the model's own run and of its lineage, from the journals beside it.
 
-    A header holds no clock, so the seconds stand in the rows files; they are found by digest, of
-    several journals in the first by name, those beside the model before those of the working
-    folder. None where a run of the lineage has no journal here.
+    A header holds no clock, so the seconds stand in the rows files. A run is found by its digest:
+    first in the journals beside the model, then in those of the working folder, both in the order
+    of their names. None where a run of the lineage has no journal there.
     """
     known: dict[str, float] = {}
     for folder in dict.fromkeys((path.resolve().parent, Path.cwd())):
@@ -271,7 +271,7 @@ def _seconds(header: Header, path: Path) -> dict[str, float | None]:
 
 
 def _journal_seconds(journal: Path) -> dict[str, float]:
-    """The digest and seconds of the run that a journal closed with; nothing from a broken one."""
+    """By its digest, the seconds of the run that a journal ends with; nothing of a broken one."""
     try:
         lines = decode(read_bytes(journal, ""), journal.name).splitlines()[-1:]
         rows = read(lines[0], journal.name) if lines else []

@@ -1,4 +1,4 @@
-"""Scores of a model on a split, example by example, and the rows that they make."""
+"""Scores of a model on a split, example by example, and the rows made of them."""
 
 import math
 from typing import Any
@@ -37,8 +37,8 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
     parts: list[dict[str, Tensor]] = []
     size = together(split, BATCH)
     for at in range(0, len(split), size):
-        inputs = split.inputs[at : at + size].to(device)  # (B, T)
-        targets = split.targets[at : at + size].to(device)  # (B, T)
+        inputs = split.inputs[at : at + size].to(device)  # (B, T) or (B, T, d)
+        targets = split.targets[at : at + size].to(device)  # (B, T) or (B, n)
         found = task.score(model(inputs), targets)
         parts.append({name: values.cpu() for name, values in found.items()})
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -59,14 +59,14 @@ def together(split: Split, most: int) -> int:
 
 
 def metrics(task: Task, split: Split) -> tuple[str, ...]:
-    """The metrics of the rows of a split."""
+    """The metrics that the rows of a split have."""
     text = ("perplexity", *(f"bits_per_{unit}" for unit in split.units)) if split.units else ()
     return (*task.metrics, *text)
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, inputs: Num[Tensor, "B T *d"]) -> Num[Tensor, "B T"]:
-    """The likeliest class at each position, or the number where there is but one."""
+    """The likeliest class at each position; of a model with one output, that number."""
     model.eval()
     logits: Tensor = model(inputs)  # (B, T, C)
     return logits[..., 0] if logits.shape[-1] == 1 else logits.argmax(-1)
@@ -92,7 +92,7 @@ def score_rows(found: dict[str, Float64[Tensor, " N"]], **columns: Any) -> list[
 
 
 def columns_of_model(header: Header, params: int) -> dict[str, Any]:
-    """The columns of a row that a model's header gives."""
+    """The columns of a row that come from a model's header."""
     progress = header.training.get("progress", {})
     data = [one.inputs["data"] for one in header.lineage if "data" in one.inputs]
     return {

@@ -60,9 +60,9 @@ def trace_rows(traces: Sequence[Trace], maps: bool = False, **columns: Any) -> l
 
 
 def _cells(weights: Float64[Tensor, "T S"]) -> tuple[Float64[Tensor, "a b"], int]:
-    """At most `CELLS` x `CELLS` cells, and the positions of a cell's side.
+    """Weights in at most `CELLS` x `CELLS` cells, and how many positions a cell has each way.
 
-    A cell is what its queries give to its keys in sum, the mean over queries; so rows sum to 1.
+    A cell is the sum of the weights over its keys, and the mean over its queries, so rows sum to 1.
     """
     positions = weights.shape[0]
     side = -(-positions // CELLS)

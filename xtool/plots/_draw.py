@@ -1,21 +1,29 @@
-"""From rows to a file: choose the rows, draw, and write the picture in one step."""
+"""From rows to a file: choose the rows, draw, and write the picture in one step.
+
+The last functions are what several kinds of figures share.
+"""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from xtool import registry
 from xtool.atomic import replacing
 from xtool.averages import BASELINES
 from xtool.errors import UsageError, XtoolError, printable, unknown
+from xtool.intervals import Estimate
 from xtool.plots import Plot, Request
 from xtool.rows import Row, require_column
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FORMATS = ("png", "svg", "pdf", "html")
 # Okabe and Ito (2008): told apart with every kind of colour vision; markers differ too.
@@ -142,11 +150,6 @@ def _y_label(asked: Request) -> str:
     return split + asked.y.replace("_", " ") + (" (nats)" if asked.y == "loss" else "")
 
 
-def series_label(by: str | None, value: object) -> str:
-    """A series in the legend: `seed 0`, but a name as it is."""
-    return f"{by} {value}" if isinstance(value, int | float) else str(value)
-
-
 def _bytes(figure: Figure, form: str, title: str) -> bytes:
     buffer = io.BytesIO()
     if form == "html":
@@ -160,3 +163,66 @@ def _bytes(figure: Figure, form: str, title: str) -> bytes:
     metadata = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
     figure.savefig(buffer, format=form, metadata=metadata)
     return buffer.getvalue()
+
+
+def series_of(rows: Iterable[Row], by: str | None) -> dict[object, list[Row]]:
+    """The rows of each value of a column, by first appearance; without a column, all of them."""
+    found: dict[object, list[Row]] = {}
+    for one in rows:
+        found.setdefault(one.get(by) if by else None, []).append(one)
+    return found
+
+
+def series_label(by: str | None, value: object) -> str:
+    """A series in the legend: `seed 0`, but a name as it is."""
+    return f"{by} {value}" if isinstance(value, int | float) else str(value)
+
+
+def look_of(number: int) -> tuple[str, str, str]:
+    """The colour, marker and line of a series; lines differ once all colours are used."""
+    turn, place = divmod(number, len(COLOURS))
+    return COLOURS[place], MARKERS[place], LINES[turn % len(LINES)]
+
+
+def error_bars(cells: Iterable[Estimate]) -> tuple[list[float], list[float]]:
+    """How far each 95 % interval reaches below and above its value; 0 where there is none."""
+    below, above = [], []
+    for cell in cells:
+        below.append(0.0 if cell.low is None else max(0.0, cell.value - cell.low))
+        above.append(0.0 if cell.high is None else max(0.0, cell.high - cell.value))
+    return below, above
+
+
+def logarithmic(axes: "Axes", request: Request) -> None:
+    """Make the axis of squared errors logarithmic, unless a model's error is 0.
+
+    It begins just below the smallest error of a model, or of a baseline that is up to a hundred
+    times smaller. Baselines further down are not drawn; exact methods among the rows leave the
+    picture at its lower edge.
+    """
+    errors = [one["value"] for one in request.rows if one.get("arch")]
+    if request.y != "squared_error" or not errors or min(errors) <= 0:
+        return
+    least = min(errors)
+    least = min([least, *(one["value"] for one in request.baselines if one["value"] > least / 100)])
+    axes.set_yscale("log")
+    axes.set_ylim(least / 1.5, 1.3 * max(one["value"] for one in request.rows))
+    few = axes.get_ylim()[1] < 100 * axes.get_ylim()[0]
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if few else "")
+
+
+def require_numbers(rows: Iterable[Row], column: str) -> None:
+    """Raise UsageError where a column does not hold numbers."""
+    if not all(isinstance(one[column], int | float) for one in rows):
+        raise UsageError(f"column `{column}` is not a number", "use `--kind bars`")
+
+
+def require_one(rows: Iterable[Row], column: str, message: str) -> None:
+    """Raise UsageError, with the message and the values, where a column has several values."""
+    values = list(dict.fromkeys(str(one.get(column)) for one in rows))
+    if len(values) > 1:
+        raise UsageError(
+            f"{message}: {', '.join(values[:4])}", f"choose one with `--where {column}={values[0]}`"
+        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from xtool.averages import summarise
 from xtool.errors import UsageError
 from xtool.plots import Plot, Request
-from xtool.plots.heads import require_one
+from xtool.plots.heads import require_heads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def attention_map(axes: "Axes", request: Request) -> None:
     """
     from matplotlib.colors import PowerNorm
 
-    require_one(request)
+    require_heads(request)
     keys = ["layer", "head", "query", "key"]
     cells = {key: cell.value for key, cell in summarise(request.rows, keys).items()}
     layers, heads, queries, across = (sorted({key[place] for key in cells}) for place in range(4))

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from xtool.averages import summarise
 from xtool.plots import Plot, Request
-from xtool.plots._draw import COLOURS, series_label
+from xtool.plots._draw import COLOURS, error_bars, series_label, series_of
 from xtool.rows import short
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ MOST_NUMBERS = 8
 
 def bars(axes: "Axes", request: Request) -> None:
     """One group a value of `x`, one bar a value of `by`."""
-    series = list(
-        dict.fromkeys(one.get(request.by) if request.by else None for one in request.rows)
-    )
+    series = series_of(request.rows, request.by)
     keys = [request.x, request.by] if request.by else [request.x]
     cells = summarise(request.rows, keys)
     groups = list(dict.fromkeys(key[0] for key in cells))
@@ -36,7 +34,7 @@ def bars(axes: "Axes", request: Request) -> None:
             axes.bar(place + shift, cell.value, width * 0.9, color=colour, label=label)
             top = cell.value
             if cell.low is not None and cell.high is not None:
-                spread = [[cell.value - cell.low], [cell.high - cell.value]]
+                spread = error_bars([cell])
                 axes.errorbar(place + shift, cell.value, spread, color="black", capsize=3)
                 top = cell.high
             if len(cells) <= MOST_NUMBERS:

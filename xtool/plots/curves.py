@@ -3,9 +3,8 @@
 from typing import TYPE_CHECKING
 
 from xtool.averages import summarise
-from xtool.errors import UsageError
 from xtool.plots import Plot, Request
-from xtool.plots._draw import COLOURS, LINES, MARKERS, series_label
+from xtool.plots._draw import look_of, require_numbers, series_label, series_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,15 +23,11 @@ def curves(axes: "Axes", request: Request) -> None:
         UsageError: `x` is not a number.
     """
     assert request.by is not None
-    series = list(dict.fromkeys(one.get(request.by) for one in request.rows))
-    for number, name in enumerate(series):
-        own = [one for one in request.rows if one.get(request.by) == name]
-        if not all(isinstance(one[request.x], int | float) for one in own):
-            raise UsageError(f"column `{request.x}` is not a number", "use `--kind bars`")
+    require_numbers(request.rows, request.x)
+    for number, (name, own) in enumerate(series_of(request.rows, request.by).items()):
         cells = sorted(summarise(own, [request.x]).items())
         x = [key[0] for key, _ in cells]
-        turn, place = divmod(number, len(COLOURS))
-        colour, marker, line = COLOURS[place], MARKERS[place], LINES[turn % len(LINES)]
+        colour, marker, line = look_of(number)
         axes.plot(
             x,
             [cell.value for _, cell in cells],

@@ -7,8 +7,8 @@ model, as least squares with enough examples, leaves the picture at its lower ed
 from typing import TYPE_CHECKING
 
 from xtool.plots import Plot, Request
+from xtool.plots._draw import logarithmic
 from xtool.plots.curves import curves
-from xtool.plots.loops import logarithmic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

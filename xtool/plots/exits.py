@@ -1,15 +1,14 @@
-"""What prompts lose that leave the loops early: the error against the loops that they used.
+"""What prompts lose when they leave the loops early: their error against the loops that they used.
 
-Rows come from `evaluate --exits`: a point a threshold, the mean over seeds with the 95 % interval
-of the error. The line without exits is the error of a fixed number of loops.
+Rows come from `evaluate --exits`. Each threshold is a point: the mean over seeds, with the 95 %
+interval of the error. The faint line is the error without exits, after fixed numbers of loops.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from xtool.averages import summarise
 from xtool.plots import Plot, Request
-from xtool.plots._draw import COLOURS, LINES, MARKERS
-from xtool.plots.loops import logarithmic
+from xtool.plots._draw import COLOURS, LINES, MARKERS, error_bars, logarithmic, series_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,12 +19,11 @@ NAMES = {"none": "all loops", "state": "until the state rests", "output": "until
 
 
 def exits(axes: "Axes", request: Request) -> None:
-    """A line a rule and series."""
+    """A line for each rule of each series."""
     assert request.by is not None
-    series = list(dict.fromkeys(one.get(request.by) for one in request.rows))
-    for colour, name in enumerate(series):
+    for colour, (name, rows) in enumerate(series_of(request.rows, request.by).items()):
         for place, (rule, words) in enumerate(NAMES.items()):
-            own = [r for r in request.rows if r.get(request.by) == name and r.get("exit") == rule]
+            own = [one for one in rows if one.get("exit") == rule]
             key = "loops" if rule == "none" else "threshold"
             points = []
             for (at,), cell in summarise(own, [key]).items():
@@ -40,10 +38,7 @@ def exits(axes: "Axes", request: Request) -> None:
             if rule == "none":
                 axes.plot(used, errors, **how, alpha=0.5)
                 continue
-            spread = [
-                [0.0 if c.low is None else max(0.0, c.value - c.low) for _, c in points],
-                [0.0 if c.high is None else max(0.0, c.high - c.value) for _, c in points],
-            ]
+            spread = error_bars(cell for _, cell in points)
             line, marker = LINES[place], MARKERS[(place + 2 * colour) % len(MARKERS)]
             axes.errorbar(
                 used, errors, spread, **how, linestyle=line, marker=marker, markersize=5, capsize=3

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from xtool.averages import summarise
 from xtool.plots import Plot, Request
-from xtool.plots._draw import COLOURS, LINES, MARKERS, series_label
+from xtool.plots._draw import error_bars, look_of, series_label, series_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,22 +19,20 @@ def gradient_flow(axes: "Axes", request: Request) -> None:
     """A line a series over the parts in the order of the rows; the bars are the 95 % interval."""
     assert request.by is not None
     parts = list(dict.fromkeys(str(one[request.x]) for one in request.rows))
-    series = list(dict.fromkeys(one.get(request.by) for one in request.rows))
-    for number, name in enumerate(series):
-        own = [one for one in request.rows if one.get(request.by) == name]
+    for number, (name, own) in enumerate(series_of(request.rows, request.by).items()):
         cells = {str(key[0]): cell for key, cell in summarise(own, [request.x]).items()}
         found = [(place, cells[part]) for place, part in enumerate(parts) if part in cells]
-        turn, at = divmod(number, len(COLOURS))
+        colour, marker, line = look_of(number)
+        below, above = error_bars(cell for _, cell in found)
+        # A logarithmic axis has no place for 0.
+        below = [min(far, 0.9 * cell.value) for far, (_, cell) in zip(below, found, strict=True)]
         axes.errorbar(
             [place for place, _ in found],
             [cell.value for _, cell in found],
-            yerr=[
-                [0.0 if c.low is None else c.value - max(c.low, c.value / 10) for _, c in found],
-                [0.0 if c.high is None else c.high - c.value for _, c in found],
-            ],
-            color=COLOURS[at],
-            marker=MARKERS[at],
-            linestyle=LINES[turn % len(LINES)],
+            yerr=[below, above],
+            color=colour,
+            marker=marker,
+            linestyle=line,
             markersize=4,
             capsize=2,
             label=series_label(request.by, name),

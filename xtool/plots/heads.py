@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from xtool.averages import summarise
 from xtool.errors import UsageError
 from xtool.plots import Plot, Request
+from xtool.plots._draw import require_one
 from xtool.rows import short
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def heads(axes: "Axes", request: Request) -> None:
     Raises:
         UsageError: rows of several models.
     """
-    require_one(request)
+    require_heads(request)
     cells = {key: cell.value for key, cell in summarise(request.rows, ["layer", "head"]).items()}
     layers, across = (sorted({key[place] for key in cells}) for place in (0, 1))
     table = [[cells.get((layer, head), float("nan")) for head in across] for layer in layers]
@@ -48,18 +49,13 @@ def heads(axes: "Axes", request: Request) -> None:
     axes.set_title(str(request.rows[0].get("label")), fontsize="medium")
 
 
-def require_one(request: Request) -> None:
+def require_heads(request: Request) -> None:
     """Raise UsageError where the rows are of several models, or have no layer and head."""
     if any(one.get("layer") is None or one.get("head") is None for one in request.rows):
         raise UsageError(
             f"rows of `{request.y}` have no layer and head", "make them with `evaluate --trace`"
         )
-    labels = list(dict.fromkeys(str(one.get("label")) for one in request.rows))
-    if len(labels) > 1:
-        raise UsageError(
-            f"the rows are of several models: {', '.join(labels[:4])}",
-            f"choose one with `--where label={labels[0]}`",
-        )
+    require_one(request.rows, "label", "the rows are of several models")
 
 
 ENTRY: Plot = heads

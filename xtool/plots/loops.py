@@ -5,10 +5,10 @@ Rows come from `evaluate --loops`; the band is the 95 % interval.
 
 from typing import TYPE_CHECKING
 
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from xtool.plots import Plot, Request
-from xtool.plots._draw import series_label
+from xtool.plots._draw import logarithmic, series_label, series_of
 from xtool.plots.curves import curves
 
 if TYPE_CHECKING:
@@ -23,31 +23,15 @@ def loops(axes: "Axes", request: Request) -> None:
     assert request.by is not None
     curves(axes, request)
     logarithmic(axes, request)
-    series = list(dict.fromkeys(one.get(request.by) for one in request.rows))
+    series = series_of(request.rows, request.by)
     told: dict[int, list[str]] = {}
-    for name in series:
-        own = [one for one in request.rows if one.get(request.by) == name]
+    for name, own in series.items():
         for trained in {one["n_loops"] for one in own if isinstance(one.get("n_loops"), int)}:
             told.setdefault(trained, []).append(series_label(request.by, name))
     for trained, names in told.items():
         who = "" if len(names) == len(series) else f": {', '.join(names)}"
         axes.axvline(trained, color="0.7", linewidth=1, label=f"trained at {trained}{who}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def logarithmic(axes: "Axes", request: Request) -> None:
-    """Errors by powers of ten, from just below the smallest of a model or a baseline."""
-    errors = [one["value"] for one in request.rows if one.get("arch")]
-    if request.y != "squared_error" or not errors or min(errors) <= 0:
-        return
-    least = min(errors)
-    least = min([least, *(one["value"] for one in request.baselines if one["value"] > least / 100)])
-    axes.set_yscale("log")
-    axes.set_ylim(least / 1.5, 1.3 * max(one["value"] for one in request.rows))
-    few = axes.get_ylim()[1] < 100 * axes.get_ylim()[0]
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if few else "")
 
 
 ENTRY: Plot = loops

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from xtool.averages import summarise
 from xtool.errors import UsageError
 from xtool.plots import Plot, Request
-from xtool.plots._draw import COLOURS, LINES
+from xtool.plots._draw import COLOURS, LINES, require_numbers, series_of
 from xtool.rows import Row
 
 if TYPE_CHECKING:
@@ -25,10 +25,9 @@ def spectrum(axes: "Axes", request: Request) -> None:
     Raises:
         UsageError: more panels than a page holds, or `x` is not a number.
     """
-    if not all(isinstance(one[request.x], int | float) for one in request.rows):
-        raise UsageError(f"column `{request.x}` is not a number", "use `--kind bars`")
+    require_numbers(request.rows, request.x)
     tensors = list(dict.fromkeys(str(one.get("tensor")) for one in request.rows))
-    series = list(dict.fromkeys(one.get(request.by or "label") for one in request.rows))
+    series = list(series_of(request.rows, request.by or "label"))
     if len(tensors) > MOST:
         raise UsageError(
             f"{len(tensors)} matrices, at most {MOST} panels are drawn",
@@ -90,9 +89,9 @@ def _dash(number: int) -> str:
 
 
 def _lines(axes: "Axes", request: Request, rows: Sequence[Row], series: Sequence[object]) -> None:
+    own = series_of(rows, request.by or "label")
     for number, label in enumerate(series):
-        own = [one for one in rows if one.get(request.by or "label") == label]
-        cells = sorted(summarise(own, [request.x]).items())
+        cells = sorted(summarise(own.get(label, []), [request.x]).items())
         x, y = [key[0] for key, _ in cells], [cell.value for _, cell in cells]
         axes.plot(x, y, color=_colour(number), linestyle=_dash(number), label=str(label))
     axes.set_xlim(0, 1)

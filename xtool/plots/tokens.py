@@ -7,10 +7,9 @@ series apart beside the label.
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from xtool.errors import UsageError
 from xtool.plots import Plot, Request
+from xtool.plots._draw import logarithmic, require_one, series_of
 from xtool.plots.curves import curves
-from xtool.plots.loops import logarithmic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,12 +25,9 @@ def tokens(axes: "Axes", request: Request) -> None:
         UsageError: rows after several numbers of loops.
     """
     assert request.by is not None
-    for name, loops in _loops(request).items():
-        if len(loops) > 1:
-            raise UsageError(
-                f"the rows of `{name}` are after {' and '.join(map(str, sorted(loops)[:3]))} loops",
-                f"choose one with `--where loops={max(loops)}`",
-            )
+    for name, found in series_of(request.rows, request.by).items():
+        looped = [one for one in found if isinstance(one.get("loops"), int)]
+        require_one(looped, "loops", f"the rows of `{name}` are after several numbers of loops")
     rows = [
         one
         | {"series": f"{one.get(request.by)}: {one.get('keep')} of the {one.get('mask')}"}
@@ -42,15 +38,6 @@ def tokens(axes: "Axes", request: Request) -> None:
     curves(axes, own)
     logarithmic(axes, own)
     axes.set_xlabel("positions kept")
-
-
-def _loops(request: Request) -> dict[str, set[int]]:
-    """After how many loops the rows of each series are."""
-    found: dict[str, set[int]] = {}
-    for one in request.rows:
-        if isinstance(one.get("loops"), int):
-            found.setdefault(str(one.get(str(request.by))), set()).add(int(one["loops"]))
-    return found
 
 
 ENTRY: Plot = tokens

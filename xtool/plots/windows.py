@@ -7,9 +7,8 @@ whatever else differs within a layer; each head, over its seeds, is a faint poin
 from typing import TYPE_CHECKING
 
 from xtool.averages import summarise
-from xtool.errors import UsageError
 from xtool.plots import Plot, Request
-from xtool.plots._draw import COLOURS, LINES, MARKERS, series_label
+from xtool.plots._draw import error_bars, look_of, require_numbers, series_label, series_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,20 +26,18 @@ def windows(axes: "Axes", request: Request) -> None:
         UsageError: `x` is not a number.
     """
     assert request.by is not None
-    if not all(isinstance(one[request.x], int | float) for one in request.rows):
-        raise UsageError(f"column `{request.x}` is not a number", "use `--kind bars`")
-    series = list(dict.fromkeys(one.get(request.by) for one in request.rows))
-    for number, name in enumerate(series):
-        own = [one for one in request.rows if one.get(request.by) == name]
+    require_numbers(request.rows, request.x)
+    series = series_of(request.rows, request.by)
+    for number, (name, own) in enumerate(series.items()):
         shift = SPREAD * (number / max(1, len(series) - 1) - 0.5) if len(series) > 1 else 0.0
         means = sorted(summarise(own, [request.x]).items())
         heads = summarise(own, [request.x, "head"])
-        turn, at = divmod(number, len(COLOURS))
+        colour, marker, line = look_of(number)
         axes.plot(
             [key[0] + shift for key in heads],
             [cell.value for cell in heads.values()],
-            color=COLOURS[at],
-            marker=MARKERS[at],
+            color=colour,
+            marker=marker,
             linestyle="none",
             markersize=4,
             alpha=0.35,
@@ -48,13 +45,10 @@ def windows(axes: "Axes", request: Request) -> None:
         axes.errorbar(
             [key[0] + shift for key, _ in means],
             [cell.value for _, cell in means],
-            yerr=[
-                [0.0 if c.low is None else c.value - c.low for _, c in means],
-                [0.0 if c.high is None else c.high - c.value for _, c in means],
-            ],
-            color=COLOURS[at],
-            marker=MARKERS[at],
-            linestyle=LINES[turn % len(LINES)],
+            yerr=error_bars(cell for _, cell in means),
+            color=colour,
+            marker=marker,
+            linestyle=line,
             capsize=3,
             label=series_label(request.by, name),
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xtool.layers.attention._flex import flex
-from xtool.layers.attention._kernel import FLEX, is_chosen
+from xtool.layers.attention._kernel import FLEX, is_chosen, within
 from xtool.layers.attention._windows import local
 
 FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -181,5 +181,5 @@ def _mask(
     """Minus infinity for keys of the blocks that are outside the window."""
     back, ahead = span[:2]
     far = torch.arange(block)[:, None] + back * block - torch.arange((back + ahead + 1) * block)
-    outside = (far.abs() >= window) | ((far < 0) & causal)
+    outside = ~within(far, window, causal=causal)
     return torch.zeros(far.shape, dtype=dtype).masked_fill(outside, float("-inf"))[None, None]

@@ -34,6 +34,7 @@ def flex(
 def _blocks(positions: int, window: int, causal: bool, device: str) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
+    # The same as `_kernel.within`, whose annotations, checked in tests, torch cannot compile.
     ahead = 1 if causal else window
     return create_block_mask(
         lambda batch, head, query, key: (query - key < window) & (key - query < ahead),

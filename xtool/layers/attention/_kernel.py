@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -137,6 +137,20 @@ def seen(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "T S"]:
     """Whether a key stands no later than the query."""
     with torch.inference_mode(False):
         return distances(queries, keys, device) >= 0
+
+
+def within(
+    far: Integer[Tensor, "..."], window: int | Float[Tensor, "..."], *, causal: bool
+) -> Bool[Tensor, "..."]:
+    """Whether keys are inside their queries' windows.
+
+    Args:
+        far: how far before its query each key stands, as of `distances`.
+        window: the distance from which on a key is outside; one for all, or what broadcasts.
+        causal: whether keys after their query are outside too.
+    """
+    near = far.abs() < window
+    return near & (far >= 0) if causal else near
 
 
 @lru_cache(maxsize=8)

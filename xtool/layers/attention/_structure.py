@@ -17,7 +17,6 @@ from xtool.layers.attention._kernel import distances, scored
 from xtool.layers.attention.plain import Plain
 
 LEAST = 1e-12  # of a variance
-HEADS = "n_kv_heads*n_heads/n_kv_heads"
 
 
 class Structure(NamedTuple):

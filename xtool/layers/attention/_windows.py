@@ -19,8 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from xtool.layers.attention._kernel import distances, scored
-from xtool.layers.attention.plain import Plain
+from xtool.layers.attention._kernel import distances
 
 BLOCK = 64  # queries
 AT_ONCE = 1 << 18  # pairs
@@ -258,61 +257,3 @@ def _groups(ctx: Any, q: Tensor, k: Tensor, v: Tensor, r: Tensor) -> Iterator[_G
             kept = torch.empty_like(shares).bernoulli_(1 - dropout, generator=drawn)
             kept.div_(1 - dropout)
         yield _Group(some, reach, inside, shares, total, queries, keys, values, kept)
-
-
-class Windowed(Plain):
-    """Attention inside windows whose lengths a variant gives; see the module."""
-
-    ramp = 1
-
-    def lengths(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "#B #H #T"]:
-        """The window of each query, or what broadcasts."""
-        raise NotImplementedError
-
-    def weights(self, x: Tensor, q: Tensor, k: Tensor) -> Float[Tensor, "B H T S"]:
-        """By their definition."""
-        lengths = self.measured(x, q)
-        if self.trace is not None:
-            self._show(lengths, q, k)
-        return weighed(self.seen(scored(q, k, self.scale)), lengths, self.ramp)
-
-    def quick(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T W"]:
-        """By blocks where these save something."""
-        block = block_of(q.shape[2], self.causal) if q.shape[2] == k.shape[2] else None
-        if block is None:
-            return self.mixed(self.weights(x, q, k), v)
-        lengths = self.measured(x, q)
-        return local(
-            q,
-            k,
-            v,
-            lengths,
-            self.ramp,
-            block=block,
-            causal=self.causal,
-            scale=self.scale,
-            dropout=self.rate,
-        )
-
-    def measured(self, x: Tensor, q: Tensor) -> Float[Tensor, "B H T"]:
-        """The lengths, as exact as the scores or better."""
-        exact = torch.promote_types(q.dtype, torch.float32)
-        return self.lengths(x).to(exact).expand(q.shape[:3])
-
-    def _show(self, lengths: Tensor, q: Tensor, k: Tensor) -> None:
-        """The windows, and what part of all pairs that are seen they keep and would compute."""
-        if self.trace is None:
-            return
-        queries, keys = q.shape[2], k.shape[2]
-        self.trace.note("window_length", lengths)
-        far = distances(queries, keys, q.device)  # (T, S)
-        kept = far.abs() < lengths[..., None]  # (B, H, T, S)
-        kept = kept & (far >= 0) if self.causal else kept
-        whole = self.pairs(queries, keys)
-        self.trace.note("pairs_kept", kept.sum(-1) * queries / whole)
-        block = block_of(queries, self.causal) if queries == keys else None
-        computed = torch.full_like(lengths[..., :1], queries * keys)
-        if block:
-            found = plan(lengths, k.shape[1], block, self.causal).pairs
-            computed = found.view(*lengths.shape[:2], -1).sum(-1, keepdim=True)
-        self.trace.note("pairs_computed", computed / whole)

@@ -1,9 +1,9 @@
 """A window for every head, learned: adaptive span (Sukhbaatar et al., 2019, arXiv:1905.07799).
 
-One number p a head; its window is 1 + (window + ramp - 1) sigmoid(p) tokens long and ends over
-`ramp` tokens. Long windows cost `window_penalty` in the loss, times their mean part of the longest,
-so a head keeps only what helps it. Each head computes no more than its own window, not the longest
-head's. The sigmoid stands in place of the paper's clamp, which stops learning at both ends.
+Every head has one number p. Its window is 1 + (window + ramp - 1) sigmoid(p) tokens long, and ends
+over `ramp` tokens. The mean of sigmoid(p), times `window_penalty`, is added to the loss, so a head
+keeps only what helps it. No head computes more than its own window needs, however long those of the
+others are. The sigmoid stands in place of the paper's clamp, which stops learning at both ends.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xtool.layers.attention import Attention, AttentionConfig
-from xtool.layers.attention.hard_window import Learned, LearnedEntry
+from xtool.layers.attention._windowed import Learned, LearnedEntry
 
 LIKE = "plain"
 AXES = {"span": ("n_kv_heads*n_heads/n_kv_heads",)}
@@ -35,7 +35,7 @@ class Span(Learned):
         self.span = nn.Parameter(torch.empty(config.n_heads))
 
     def told(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "#B H #T"]:
-        """By head."""
+        """Of each head."""
         return self.span.view(1, -1, 1)
 
 

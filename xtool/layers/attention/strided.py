@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from xtool.errors import UsageError
 from xtool.layers.attention import Attention, AttentionConfig
 from xtool.layers.attention._fixed import near
-from xtool.layers.attention._kernel import attend, distances, scored
+from xtool.layers.attention._kernel import attend, distances, scored, within
 from xtool.layers.attention._windows import block_of
 from xtool.layers.attention.plain import Plain, PlainEntry
 
@@ -43,9 +43,8 @@ class Strided(Plain):
     def kept(self, queries: int, keys: int, device: torch.device) -> Tensor:
         """The pairs that each head keeps, (H, T, S)."""
         far = distances(queries, keys, device)  # (T, S)
-        seen = far >= 0 if self.causal else torch.ones_like(far, dtype=torch.bool)
         each = [
-            seen & (far % stride == 0) & (far.abs() < self.window * stride)
+            within(far, self.window * stride, causal=self.causal) & (far % stride == 0)
             for stride in self.strides
         ]
         group = self.n_heads // self.n_kv_heads
@@ -83,8 +82,7 @@ class Strided(Plain):
             return attend(q, k, v, **common)
         if block := block_of(length, self.causal):
             return near(q, k, v, self.window, block=block, **common)
-        far = distances(length, length, q.device)
-        kept = (far.abs() < self.window) & ((far >= 0) | (not self.causal))
+        kept = within(distances(length, length, q.device), self.window, causal=self.causal)
         return attend(q, k, v, mask=kept, **common)
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from xtool.layers.attention import Attention, AttentionConfig
 from xtool.layers.attention._fixed import near
-from xtool.layers.attention._kernel import attend, distances
-from xtool.layers.attention._windows import Windowed, block_of
+from xtool.layers.attention._kernel import attend, distances, within
+from xtool.layers.attention._windowed import Windowed
+from xtool.layers.attention._windows import block_of
 from xtool.layers.attention.plain import PlainEntry
 
 LIKE = "plain"
@@ -37,15 +38,13 @@ class Window(Windowed):
     def quick(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "B H T W"]:
         """A short text, or one inside the window, is one block for the fused kernel."""
         queries, keys = q.shape[2], k.shape[2]
-        if self.window >= keys:
-            return super(Windowed, self).quick(x, q, k, v)
         common = {"causal": self.causal, "scale": self.scale, "dropout": self.rate}
+        if self.window >= keys:
+            return attend(q, k, v, **common)
         block = block_of(queries, self.causal) if queries == keys else None
         if block is not None:
             return near(q, k, v, self.window, block=block, **common)
-        far = distances(queries, keys, q.device)  # (T, S)
-        kept = far.abs() < self.window
-        kept = kept & (far >= 0) if self.causal else kept
+        kept = within(distances(queries, keys, q.device), self.window, causal=self.causal)
         return attend(q, k, v, mask=kept, **common)
 
 
