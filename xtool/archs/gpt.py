@@ -66,22 +66,18 @@ OPTIONS = [
     ("nest_mix", "bool", False, "drawn sizes have a feed-forward width of their own in each layer"),
     ("nest_distill", "float", 0.5, "part of a smaller size's loss: distance from the largest"),
     ("nest_gain", "shared|own", "own", "whether each size's norms have gains of their own"),
-    (
-        "nest_weights",
-        "text",
-        None,
-        "weight of each size's loss, smallest first; 1,...,1,2 unless given",
-    ),
+    ("nest_sort", "bool", True, "sort a trained model's units by importance before its first nest"),
+    ("nest_weights", "text", None, "of each size's loss, smallest first; 1,...,1,2 unless given"),
 ]
 TASK = "counting"
 CACHED = True
 LATER = [
     "residual", "nest", "nest_schedule", "nest_drawn", "nest_mix", "nest_distill", "nest_gain",
-    "nest_weights",
+    "nest_sort", "nest_weights",
 ]  # fmt: skip
 TUNABLE = [
     "dropout", "dropout_attention", "dropout_hidden", "nest", "nest_schedule", "nest_drawn",
-    "nest_mix", "nest_distill", "nest_gain", "nest_weights",
+    "nest_mix", "nest_distill", "nest_gain", "nest_sort", "nest_weights",
 ]  # fmt: skip
 PRESETS = {
     "counting": {

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
+from xtool.commands._dials import completion
 from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes, target
 from xtool.commands._ui import (
     MODEL,
@@ -55,7 +56,18 @@ def slice_(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="With --fold: data to give the loss before and after on.", rich_help_panel=MODEL
+            help="To sort by, and to give the loss before and after on; for --sort that of the "
+            "lineage unless given.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="importance: keep the units that matter most on some training examples, in place "
+            "of the first ones.",
+            rich_help_panel=MODEL,
+            autocompletion=completion(["importance"]),
         ),
     ] = None,
     untrained_ok: Annotated[
@@ -78,7 +90,7 @@ def slice_(
     notes = Notes(quiet, verbose)
     layers = _layers(dials.pop("n_layers", None))
     said = dials | {"d_model": d_model, "vocab_size": vocab_size}
-    enough = replica is not None or fold is not None
+    enough = replica is not None or fold is not None or sort is not None
     sizes = resolve(OPTIONS, [(SAID, said)])
     wanted = changes(sizes | {"n_layers": layers}, enough)
     found = files(model)
@@ -90,8 +102,10 @@ def slice_(
     from xtool.atomic import require_apart, require_writable
     from xtool.errors import UsageError
 
-    if data is not None:
-        raise UsageError("`--data` is for `--fold`: a slice is a prefix, and no loss is measured")
+    if sort not in (None, "importance"):
+        raise UsageError(f"`--sort {sort}`: it is importance, or left out")
+    if data is not None and not sort:
+        raise UsageError("`--data` is for `--sort` and `--fold`: else no loss is measured")
     from xtool.surgery.slice import slice_model
 
     if out and len(found) > 1:
@@ -101,8 +115,21 @@ def slice_(
     require_apart(places, [*found, *registry.admitted().values()])
     for path, place in zip(found, places, strict=True):
         require_writable(place, force)
-        changed, digest = slice_model(path, place, wanted, replica, untrained_ok)
-        notes.say(f"{path} -> {place}: {', '.join(changed)}; every tensor is a prefix, to the bit")
+        if sort:
+            from xtool.commands._slice import data_for, losses, orders_of
+
+            examples = data_for(path, data)
+            kept = orders_of(path, examples, replica)
+            changed, digest = slice_model(path, place, wanted, replica, orders=kept)
+            before, after = losses(path, place, examples, replica)
+            notes.say(
+                f"{path} -> {place}: {', '.join(changed) or 'sorted'}; approximate: loss "
+                f"{before:.4f} -> {after:.4f} on dev"
+            )
+        else:
+            changed, digest = slice_model(path, place, wanted, replica, untrained_ok)
+            told = ", ".join(changed)
+            notes.say(f"{path} -> {place}: {told}; every tensor is a prefix, to the bit")
         notes.detail(f"digest {digest}")
         write_stdout(f"{place}\n")
 

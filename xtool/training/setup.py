@@ -27,8 +27,9 @@ from xtool.archs import (
 from xtool.axes import REPLICAS, RESIDUAL, SIZES, Layout, layout, one_model
 from xtool.checkpoint import model_reader
 from xtool.config import LARGEST, options
-from xtool.dataset import Dataset
+from xtool.dataset import Dataset, Drawn
 from xtool.errors import UsageError, XtoolError, unknown
+from xtool.evaluation.importance import sort_units
 from xtool.evaluation.score import metrics
 from xtool.header import Header
 from xtool.lineage import Step, step
@@ -231,6 +232,8 @@ def set_up(
                 start_sizes(model, config)
     else:
         header, slots = _fill_from(models, ours, parent, dials["seed"])
+        if config.get("nest") and header.kind == "model" and not header.config.get("nest"):
+            _sort(models, config, fitted(data, header, "the data"))
         fitted(data, header, "the data")
         inputs["from"], before = header.digest, header.training.get("progress", {})
         steps, was = list(header.lineage), header.config
@@ -296,6 +299,16 @@ def _fill_from(
             if nested:
                 start_gains(model, reader.names)
     return header, {}
+
+
+def _sort(models: Sequence[nn.Module], config: Mapping[str, Any], data: Dataset) -> None:
+    """Sort the units of trained models before anything smaller is nested in them."""
+    split = data.split("train")
+    if not config["nest_sort"]:
+        return
+    for model in models:
+        sort_units(model, layout(config), data.split("dev") if isinstance(split, Drawn) else split)
+        start_gains(model, ())
 
 
 def _step(

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# What is a nested model worth? Each of its sizes beside a twin trained alone, at equal steps and at equal FLOPs, beside
+# other schedules, and beside the plain cut of a model with no nested size; then what its small sizes know.
+#
+#   examples/matryoshka.sh [OUT]          three seeds of 1,500 steps: half an hour on two cores
+#   examples/matryoshka.sh --fast [OUT]   two seeds, tiny, few steps: a minute
+#
+# QUESTIONS chooses questions, CORPUS a corpus or a text file; SEEDS, STEPS, WIDTH and JOBS are what they say.
+set -euo pipefail
+source "$(dirname "$0")/_run.sh"
+seeds=${SEEDS:-0 1 2} steps=${STEPS:-1500} jobs=${JOBS:-2} width=${WIDTH:-64} corpus=${CORPUS:-builtin}
+questions=${QUESTIONS:-twins flops schedules}
+layers=4
+if [ "${1:-}" = --fast ]; then
+    shift
+    seeds="0 1" steps=20 width=16 layers=1 questions="twins schedules"
+fi
+[[ $corpus != */* ]] || corpus=$(realpath "$corpus")
+mkdir -p "${1:-matryoshka}" && cd "${1:-matryoshka}"
+data=char.st
+[ -e "$data" ] || xtool prepare language "$corpus" --quiet -o "$data" > /dev/null
+
+base=(--n-layers "$layers" --norm rmsnorm --tied-head --batch-size 16 --lr 1e-3 --beta2 0.95 --weight-decay 0.1
+    --warmup "$((steps / 15))" --clip 1 --eval-every "$steps" --steps "$steps")
+# size NAME GROUP WIDTH ARGUMENTS...
+size() { run "$1" "$2" "${base[@]}" --d-model "$3" --n-heads "$((4 * $3 / width))" "${@:4}"; }
+small=$((width / 4)) middle=$((width / 2))
+twins() { for d in "$small" "$middle" "$width"; do size twin "twins-$d" "$d"; done; }
+nested() { size nested dolls "$width" --arch matryoshka; }
+
+for question in $questions; do
+    case $question in
+        twins) twins; nested ;;
+        flops)
+            twins; nested; wait
+            # As many FLOPs as the largest twin's, which are fewer steps of all sizes.
+            budget=$(xtool evaluate "twins-$width-twin-"*.rows.jsonl --where metric=train_seconds --format jsonl | grep -om1 '"flops": [0-9]*' | cut -d' ' -f2)
+            size nested flops "$width" --arch matryoshka --max-flops "$budget"
+            ;;
+        schedules)
+            twins; nested
+            size joint dolls "$width" --arch matryoshka --nest-schedule joint
+            size random dolls "$width" --arch matryoshka --nest-schedule random
+            size no-distilling dolls "$width" --arch matryoshka --nest-distill 0
+            size equal-weights dolls "$width" --arch matryoshka --nest-weights 1,1,1
+            size shared-gains dolls "$width" --arch matryoshka --nest-gain shared
+            ;;
+        *) echo "unknown question: $question" >&2; exit 2 ;;
+    esac
+done
+wait
+
+: > tables.md
+table() { { echo; echo "## $1"; echo; } | tee -a tables.md; xtool evaluate "${@:2}" --format markdown | tee -a tables.md; }
+losses() { xtool evaluate "$@" --size all --format jsonl; }
+# The first model's sizes name the twins'.
+losses dolls-*-?.st twins-*-?.st > sizes.jsonl
+[ ! -e flops-nested-0.st ] || losses flops-nested-?.st | sed 's/"label": "nested"/"label": "nested, equal FLOPs"/' >> sizes.jsonl
+xtool evaluate "twins-$width-twin-"?.st --size "$small" --size "$middle" --untrained-ok --format jsonl \
+    | sed 's/"label": "twin"/"label": "plain cut"/' >> sizes.jsonl
+table "loss by size" sizes.jsonl --where metric=loss --over seed --pivot label size
+table "difference from the twin" sizes.jsonl --against twin --over seed --where metric=loss_difference
+table "agreement and acceptance" sizes.jsonl --where metric=agreement,acceptance --where label=nested,twin --over seed
+xtool evaluate dolls-nested-0.st "twins-$small-twin-0.st" "twins-$middle-twin-0.st" "twins-$width-twin-0.st" --size all --speed \
+    --where metric=tokens_per_second --format markdown | tee -a tables.md

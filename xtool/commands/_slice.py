@@ -1,0 +1,53 @@
+"""What `slice --sort` does with the models it was given."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xtool.archs import read_model
+from xtool.dataset import Dataset, find_data
+from xtool.errors import UsageError
+from xtool.evaluation.importance import orders
+from xtool.evaluation.score import scores
+from xtool.gather import Orders
+from xtool.storage import Source
+from xtool.tasks import fitted, open_data, task_of
+
+
+def data_for(path: Path, given: Path | None) -> Path:
+    """The data file that was given, or that of a model's lineage."""
+    if given:
+        return given
+    with Source(path) as source:
+        header = source.require_header("model")
+    return find_data(header, [path.parent, Path.cwd()])
+
+
+def orders_of(path: Path, data: Path, replica: int | None) -> Orders:
+    """The order of a model's units by importance, on the first examples of the training split.
+
+    Raises:
+        UsageError: a file of several models, or units that cannot change their places.
+    """
+    header, ours, model = read_model(path, replica)
+    if header.replicas > 1 and replica is None:
+        raise UsageError(f"{path}: holds {header.replicas} models", "sort one with `--replica`")
+    found = fitted(open_data(data), header, str(data))
+    return orders(model, ours, found.split(_calibrating(found)))
+
+
+def _calibrating(data: Dataset) -> str:
+    """The split to look at: the training one, unless it is drawn."""
+    return "train" if hasattr(data.split("train"), "inputs") else "dev"
+
+
+def losses(path: Path, small: Path, data: Path, replica: int | None) -> tuple[float, float]:
+    """The dev loss of a model, and that of the one that was cut out of it."""
+    found = []
+    for place, which in ((path, replica), (small, None)):
+        header, _, model = read_model(place, which)
+        own = fitted(open_data(data), header, str(data))
+        split = own.stored("dev" if "dev" in own.splits else "train")
+        metrics: Mapping[str, Any] = scores(model, task_of(own.header, str(data)), split)
+        found.append(float(metrics["loss"].mean()))
+    return found[0], found[1]

@@ -1,0 +1,120 @@
+"""How much each unit of a trained model matters on some examples, and the order that follows.
+
+Of a feed-forward unit it is its mean absolute activation times the norm of the column that it
+writes; of a head of keys and values, with its queries, the same of its outputs, added up; of the
+residual stream the mean absolute value after every norm (Muralidharan et al., 2024,
+arXiv:2407.14679). Units of one kind commute: in another order the model computes the same sums, so
+sorting changes the function only as the order of sums does, and its prefix is then the best part.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+
+from xtool.archs import SIZE, stored_names
+from xtool.axes import RESIDUAL, Layout, fixed
+from xtool.dataset import Split
+from xtool.errors import UsageError
+from xtool.evaluation.score import together
+from xtool.gather import Orders, Picked, prefixes
+
+EXAMPLES = 256
+HEADS, FEED_FORWARD = "n_kv_heads", "d_ff"
+NORMS = ("attention_norm", "mlp_norm", "head.norm")
+
+
+class _Mean:
+    """The mean absolute value of each column of what passes, over all positions."""
+
+    def __init__(self) -> None:
+        self.total: Float64[Tensor, " n"] | None = None
+        self.count = 0
+
+    def add(self, x: Tensor) -> None:
+        """(..., n)."""
+        flat = x.detach().flatten(0, -2).abs().double()
+        total = flat.sum(0).cpu()
+        self.total = total if self.total is None else self.total + total
+        self.count += len(flat)
+
+    def value(self) -> Float64[Tensor, " n"]:
+        assert self.total is not None
+        return self.total / self.count
+
+
+@torch.inference_mode()
+def orders(model: nn.Module, ours: Layout, split: Split) -> Orders:
+    """The units of each factor from the one that matters most, by the first examples of a split.
+
+    Args:
+        model: in memory, of plain attention's parts: `mlp.down` and `attention.o`.
+        ours: its layout.
+        split: the examples; 256 of them are used.
+
+    Raises:
+        UsageError: heads write the residual stream themselves, so no unit can change its place.
+    """
+    if ours.config.get("attention_output") is False:
+        raise UsageError("without an output projection units have places that cannot be sorted")
+    before, after, handles = {}, _Mean(), []
+    for name, module in model.named_modules():
+        if name.endswith((".mlp.down", ".attention.o")):
+            before[name] = _Mean()
+            handles.append(module.register_forward_pre_hook(_reading(before[name])))
+        elif name.endswith(NORMS) and not name.startswith(f"{SIZE}."):
+            handles.append(module.register_forward_hook(_writing(after)))
+    try:
+        some, size = split.inputs[:EXAMPLES], together(split, EXAMPLES)
+        device = next(model.parameters()).device
+        model.eval()
+        for part in torch.split(some, size):
+            model(part.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    found: dict[tuple[str, int | None], Picked] = {(RESIDUAL, None): _falling(after.value())}
+    for name, mean in before.items():
+        weight = model.get_parameter(f"{name}.weight").detach().double().cpu()  # (D, n)
+        matter = mean.value() * weight.norm(dim=0)  # (n,)
+        heads = name.endswith(".attention.o")
+        if heads:
+            matter = matter.view(ours.size(HEADS), -1).sum(1)
+        factor = HEADS if heads else FEED_FORWARD
+        found[factor, ours.layer(f"{name}.weight")] = _falling(matter)
+    kept = {*fixed(ours.config)} | ({HEADS} if "n_heads" in fixed(ours.config) else set())
+    return {key: order for key, order in found.items() if key[0] not in kept}
+
+
+@torch.no_grad()
+def sort_units(model: nn.Module, ours: Layout, split: Split) -> None:
+    """Put a model's units in the order of `orders`, in place."""
+    found = orders(model, ours, split)
+    state = model.state_dict(keep_vars=True)
+    for name in stored_names(model, ours):
+        if name.startswith(f"{SIZE}."):
+            continue
+        values = state[name].detach().clone()
+        for place, order in enumerate(prefixes(ours, ours, name, orders=found)):
+            values = values.index_select(place, order)
+        state[name].copy_(values)
+
+
+def _reading(mean: _Mean) -> Callable[..., None]:
+    def hook(_: nn.Module, args: Any) -> None:
+        mean.add(args[0])
+
+    return hook
+
+
+def _writing(mean: _Mean) -> Callable[..., None]:
+    def hook(_: nn.Module, args: Any, out: Tensor) -> None:
+        mean.add(out)
+
+    return hook
+
+
+def _falling(matter: Float64[Tensor, " n"]) -> Picked:
+    return Picked(matter.argsort(descending=True, stable=True))
