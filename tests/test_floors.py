@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "xtool"
 GROUND = [
     "errors", "inputs", "registry", "config", "header", "lineage", "axes", "seeds", "intervals",
-    "rows", "averages", "widths",
+    "rows", "averages", "widths", "categories",
 ]  # fmt: skip
 FLOORS = [
     [*GROUND],

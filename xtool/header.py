@@ -45,6 +45,7 @@ class Position(TypedDict):
     clipped: NotRequired[list[Count]]
     worse: NotRequired[Count]
     stopped: NotRequired[bool]
+    groups: NotRequired[dict[str, list[Count]]]
 
 
 class Training(TypedDict, total=False):
@@ -57,6 +58,7 @@ class Training(TypedDict, total=False):
     processes: Count
     route: str
     label: str
+    categories: dict[str, list[Count]]
 
 
 class Header(BaseModel):
@@ -92,6 +94,7 @@ class Header(BaseModel):
         """What a model cut or grown from this one keeps: its lineage's cost, not its label."""
         kept = self.training.copy()
         kept.pop("label", None)
+        kept.pop("categories", None)
         if "progress" in kept:
             kept["progress"] = {**kept["progress"], "steps": 0, "epochs": 0.0, "flops": 0}
         return kept

@@ -22,6 +22,15 @@ RESULT = from_rows(
         ("beta2", "float", 0.99, "AdamW's memory of its square, Lion's long memory"),
         ("adam_eps", "float", 1e-8, "AdamW's smallest divisor"),
         ("clip", "float", 0.0, "largest gradient norm; 0 does not clip"),
+        ("categories", "text", None, "a file of token groups, which nested sizes learn for tokens"),
+        (
+            "emergent",
+            "none|average|hdbscan|threshold",
+            "none",
+            "find the groups in the embedding instead; the file's are compared",
+        ),
+        ("every", "int", 250, "steps between two searches for groups"),
+        ("groups", "int", None, "groups of average linkage; by their silhouette unless given"),
         ("ema", "float", 0.0, "memory of a running average of the weights, which is what is kept"),
         ("precision", "fp32|fp64|bf16", "fp32", "of the arithmetic; weights of bf16 are fp32"),
         (

@@ -20,6 +20,7 @@ from xtool.evaluation.score import LOWER_IS_BETTER, columns_of_model, score_rows
 from xtool.rows import Row, row
 from xtool.seeds import derive
 from xtool.tasks import Drawing
+from xtool.training.hierarchy import Hierarchy
 from xtool.training.journal import Journal, Silent, best_path, rows_path, state_path
 from xtool.training.optimizers import make
 from xtool.training.parallel import gather
@@ -92,6 +93,17 @@ class _Loop:
         self.clipped = torch.tensor(run.position.clipped or [0] * self.who.count).to(self.device)
         self.watch = Watch(run.model, self.who) if run.dials["watch"] else None
         self.params = count(self.who.each[0])
+        self.hierarchy = self._hierarchy()
+
+    def _hierarchy(self) -> Hierarchy | None:
+        """The groups that nested sizes learn, if any are to be."""
+        run, dials = self.run, self.run.dials
+        asked = dials["categories"] or dials["emergent"] != "none" or run.position.groups
+        if self.who.nested is None or not asked:
+            return None
+        found = Hierarchy(run.config, dials, run.data.header, run.position.groups)
+        self.who.nested.hierarchy = found
+        return found
 
     def run_all(self) -> str:
         """Every step from the position to the end, then the files."""
@@ -201,6 +213,7 @@ class _Loop:
     def _look(self) -> None:
         """After a step: what is due of reports, evaluations and saves."""
         step, dials = self.run.position.step, self.run.dials
+        self._regroup(step)
         limit = dials["max_time"]
         if limit is not None:
             over = time.monotonic() - self.began >= limit
@@ -216,6 +229,18 @@ class _Loop:
             self._save_state()
         if step == min(LOOK_EVERY, self.total) and not self.sharded:
             self._name_unmoved()
+
+    def _regroup(self, step: int) -> None:
+        """Let groups of tokens emerge where that is due."""
+        if self.hierarchy is None:
+            return
+        base = {**self._columns(0, self._seconds()), "split": "train"}
+        before = self.hierarchy.settled
+        rows = self.hierarchy.regroup(step, self.run.model, base)
+        self.journal.write(rows)
+        self.run.position.rows += len(rows)
+        if self.hierarchy.settled and not before:
+            self.listener.note(f"the groups agree with the last ones, they stay from step {step}")
 
     def _due(self, step: int) -> bool:
         """Whether the step is followed by an evaluation, unless time is over before."""
@@ -282,6 +307,8 @@ class _Loop:
                 mean = at.loss_sums[replica] / at.loss_count
                 rows.append(row(split="train", metric="loss", value=mean, **base))
             rows += self._reached(rows, base)
+            if self.hierarchy:
+                rows += self.hierarchy.clear(model, base | {"split": "train"})
             if self.watch and at.loss_count:
                 rows += self._watched(self.watch, replica, base | {"split": "train"})
         at.loss_sums, at.loss_count = [], 0

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from xtool.archs import Child, Size, axes_of, parse_size, sizes_of, weights_of
 from xtool.seeds import derive
+from xtool.training.hierarchy import Hierarchy, excess
 
 KEPT = 256  # mixes that are kept built
 
@@ -28,6 +29,8 @@ class Nested:
         model: the whole one.
         config: its configuration, with `nest`.
     """
+
+    hierarchy: Hierarchy | None = None
 
     def __init__(self, model: nn.Module, config: Mapping[str, Any]) -> None:
         self.whole, self.config = model, config
@@ -93,18 +96,27 @@ class Nested:
         return [one for model in (self.whole, *children) for one in model.modules()]
 
     def combined(
-        self, logits: Float[Tensor, "R Z *S B T C"], losses: Float[Tensor, "R Z *S B U"]
+        self,
+        logits: Float[Tensor, "R Z *S B T C"],
+        losses: Float[Tensor, "R Z *S B U"],
+        targets: Num[Tensor, "R Z *S B U"],
     ) -> Float[Tensor, " R"]:
         """One loss for each replica from the losses of all sizes at every position.
 
         Its gradient is that of their weighted mean, in which a smaller size's is partly its
-        distance from the largest. Its value is the largest one's own, to compare with other runs.
+        distance from the largest; one with groups has their loss. Its value is the largest one's
+        own, to compare with other runs.
         """
         each = losses.flatten(2).mean(-1)  # (R, Z)
         if self.distill and len(self.chosen) > 1:
             far = distance(logits[:, :1].detach(), logits[:, 1:]).flatten(2).mean(-1)  # (R, Z-1)
             small = torch.lerp(each[:, 1:], far, self.distill)
             each = torch.cat([each[:, :1], small], 1)
+        for place, z in enumerate(self.chosen):
+            groups = self.hierarchy.of(self.sizes[z].changes) if self.hierarchy else None
+            if groups:
+                over = excess(logits[:, place], targets[:, place], groups).flatten(1).mean(1)
+                each = torch.cat([each[:, :place], over[:, None], each[:, place + 1 :]], 1)
         weights = each.new_tensor([self.weights[z] for z in self.chosen])  # (Z,)
         mean = (each * weights).sum(1) / weights.sum()
         own = losses[:, 0].flatten(1).mean(1).detach()  # (R,)

@@ -106,7 +106,7 @@ class Replicas:
         if self.nested is None:
             mean = found.view(self.count, -1).mean(1)  # (R,)
         else:
-            mean = self.nested.combined(logits, found.view(*lead, one[0], -1))
+            mean = self.nested.combined(logits, found.view(*lead, one[0], -1), targets)
         return mean + (price - price.detach()) if self.pricing else mean
 
     def _price(self) -> Float[Tensor, ""]:

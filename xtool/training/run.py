@@ -31,6 +31,7 @@ class Position:
     clipped: list[int] = field(default_factory=list)
     worse: int = 0
     stopped: bool = False
+    groups: dict[str, list[int]] = field(default_factory=dict)
 
 
 class Listener(Protocol):
@@ -149,6 +150,8 @@ class Run:
             training["processes"] = self.processes.count
         if self.dials.get("label"):
             training["label"] = self.dials["label"]
+        if self.position.groups and kind == "model":
+            training["categories"] = {k: v for k, v in self.position.groups.items() if k}
         if kind == "resume":
             training["position"] = cast(Any, vars(self.position))
         return Header(
@@ -162,6 +165,7 @@ class Run:
 
 
 NOT_IN_FILES = {
+    "categories",
     "keep_state",
     "keep_best",
     "watch",

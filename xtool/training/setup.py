@@ -1,5 +1,6 @@
 """Setting a run up: data, architecture and dials become a `Run`, its model with first values."""
 
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -32,10 +33,12 @@ from xtool.errors import UsageError, XtoolError, unknown
 from xtool.evaluation.importance import sort_units
 from xtool.evaluation.score import metrics
 from xtool.header import Header
+from xtool.inputs import read_bytes
 from xtool.lineage import Step, step
 from xtool.storage import Source
 from xtool.tasks import Shape, fitted, task_of
 from xtool.training.dials import REPORT
+from xtool.training.hierarchy import levels_of
 from xtool.training.optimizers import FOLDER as OPTIMIZERS
 from xtool.training.optimizers import Slot
 from xtool.training.parallel import Processes, check_parallel
@@ -237,6 +240,9 @@ def set_up(
         fitted(data, header, "the data")
         inputs["from"], before = header.digest, header.training.get("progress", {})
         steps, was = list(header.lineage), header.config
+    if dials["categories"]:
+        raw = read_bytes(Path(dials["categories"]), "give a file of categories")
+        inputs["categories"] = hashlib.sha256(raw).hexdigest()
     threads = threads_of(dials["threads"])
     device = device_of(dials["device"])
     if device.type == "mps" and dials["precision"] == "fp64":
@@ -318,7 +324,7 @@ def _step(
     inputs: dict[str, str],
 ) -> Step:
     """The step of the lineage: every training dial, and what differs from the model before."""
-    report = {dial.name for dial in REPORT} | {"seed", "threads"}
+    report = {dial.name for dial in REPORT} | {"seed", "threads", "categories"}
     used = {name: value for name, value in dials.items() if name not in report}
     new = {k: v for k, v in config.items() if k != "sources" and (k not in was or was[k] != v)}
     return step("train", {**new, **used}, inputs, dials["seed"])
@@ -369,6 +375,13 @@ def check_dials(dials: Mapping[str, Any], data: Dataset) -> None:
 
 def _check_nest(config: Mapping[str, Any], dials: Mapping[str, Any], processes: Processes) -> None:
     """Raise UsageError for what several sizes of one model cannot be trained with."""
+    hierarchy = dials["categories"] or dials["emergent"] != "none"
+    if hierarchy:
+        levels_of(config)
+        if dials["replicas"] > 1:
+            raise UsageError("a hierarchy of tokens is of one model", "leave out `--replicas`")
+    if dials["every"] < 1:
+        raise UsageError(f"`every` is {dials['every']}, it must be at least 1")
     if not config.get("nest"):
         return
     if dials["compile"]:

@@ -1,0 +1,172 @@
+r"""Category files: groups of tokens by level, in TOML, JSON or YAML.
+
+    overlaps = "last"                       # else a token in two groups of a level is an error
+    [levels.16]                             # the nested size whose embedding learns the groups
+    vowel = ["re:[aeiou]"]
+    digit = ["0-9"]
+    other = ["class:punctuation", "\n", "text:a-z"]
+
+An entry is a token as it is, a range of characters `a-z`, a class `class:upper` (upper, lower,
+letter, digit, space, punctuation), or a regular expression `re:...` that whole tokens match;
+`text:` takes what follows as it is. A token that is in no group of a level is one of its own.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xtool.errors import XtoolError, unknown
+from xtool.inputs import decode, read_bytes
+
+CLASSES: dict[str, Callable[[str], bool]] = {
+    "upper": str.isupper,
+    "lower": str.islower,
+    "letter": str.isalpha,
+    "digit": str.isdigit,
+    "space": str.isspace,
+    "punctuation": lambda text: not any(c.isalnum() or c.isspace() for c in text),
+}
+OVERLAPS = ("error", "last")
+
+# For each level the group of every token, from 0 in order of first appearance.
+Groups = dict[str, list[int]]
+
+
+def read_categories(path: Path, tokens: Sequence[str]) -> tuple[Groups, dict[str, list[str]]]:
+    """The groups of a category file.
+
+    Args:
+        path: the file.
+        tokens: the text of every token of the vocabulary.
+
+    Returns:
+        for each level the group of every token; and the groups' names, those of single tokens last.
+
+    Raises:
+        XtoolError: not of the format, an unknown token or class (the nearest is named), a group
+            that holds no token, or a token in two groups of a level.
+    """
+    table = _parsed(path)
+    levels, overlaps = table.get("levels"), table.get("overlaps", "error")
+    if not isinstance(levels, dict) or not levels or set(table) - {"levels", "overlaps"}:
+        raise XtoolError(
+            f"{path}: must hold `levels` and may hold `overlaps`, nothing else",
+            "level -> group -> tokens: `[levels.16]`, then `vowel = ['a', 'e']`",
+        )
+    if overlaps not in OVERLAPS:
+        raise XtoolError(f"{path}: `overlaps` is {overlaps!r}, it must be error or last")
+    groups: Groups = {}
+    names: dict[str, list[str]] = {}
+    for level, named in levels.items():
+        where = f"{path}: level {level}"
+        if not isinstance(named, dict):
+            raise XtoolError(f"{where}: must map groups to lists of tokens")
+        groups[str(level)], names[str(level)] = _grouped(named, tokens, overlaps == "last", where)
+    return groups, names
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    text = decode(read_bytes(path, "give a file of categories"), path)
+    try:
+        if path.suffix == ".json":
+            found = json.loads(text)
+        elif path.suffix in (".yaml", ".yml"):
+            found = _yaml(text, path)
+        elif path.suffix == ".toml":
+            found = tomllib.loads(text)
+        else:
+            raise XtoolError(f"{path}: must end in .toml, .json, .yaml or .yml")
+    except (ValueError, RecursionError) as error:
+        raise XtoolError(f"{path}: not {path.suffix[1:].upper()}: {error}") from error
+    if not isinstance(found, dict):
+        raise XtoolError(f"{path}: must be a table with `levels`")
+    return found
+
+
+def _yaml(text: str, path: Path) -> Any:
+    try:
+        import yaml  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise XtoolError(
+            f"{path}: YAML needs the package pyyaml", "`pip install pyyaml`, or write TOML"
+        ) from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error).replace("\n", " ")) from error
+
+
+def _grouped(
+    named: Mapping[str, Any], tokens: Sequence[str], last: bool, where: str
+) -> tuple[list[int], list[str]]:
+    """The group of every token of a level, and the groups' names."""
+    owner: dict[int, str] = {}
+    for group, entries in named.items():
+        if not isinstance(entries, list) or not all(isinstance(one, str) for one in entries):
+            raise XtoolError(f"{where}: `{group}` must be a list of texts")
+        for place in sorted({p for entry in entries for p in _places(entry, tokens, where)}):
+            if place in owner and not last:
+                raise XtoolError(
+                    f"{where}: {tokens[place]!r} is in `{owner[place]}` and in `{group}`",
+                    'keep one, or set `overlaps = "last"` for the later group to have it',
+                )
+            owner[place] = str(group)
+    empty = [group for group in named if group not in owner.values()]
+    if empty:
+        raise XtoolError(f"{where}: `{empty[0]}` holds no token of its own")
+    names = list(dict.fromkeys(owner.values()))
+    number = {name: place for place, name in enumerate(names)}
+    found = []
+    for place in range(len(tokens)):
+        if place not in owner:
+            number[f"token {place}"] = len(names)
+            names.append(tokens[place])
+            owner[place] = f"token {place}"
+        found.append(number[owner[place]])
+    return found, names
+
+
+def _places(entry: str, tokens: Sequence[str], where: str) -> list[int]:
+    """The tokens that an entry names."""
+    kind, _, rest = entry.partition(":")
+    if kind == "class" and rest:
+        if rest not in CLASSES:
+            raise XtoolError(f"{where}: {unknown('class', rest, CLASSES).message}", _known(CLASSES))
+        return [place for place, text in enumerate(tokens) if text and CLASSES[rest](text)]
+    if kind == "re" and rest:
+        try:
+            pattern = re.compile(rest, re.DOTALL)
+        except re.error as error:
+            raise XtoolError(f"{where}: `{entry}`: {error}") from error
+        return [place for place, text in enumerate(tokens) if pattern.fullmatch(text)]
+    if len(entry) == 3 and entry[1] == "-" and entry[0] <= entry[2]:
+        return [
+            p for p, text in enumerate(tokens) if len(text) == 1 and entry[0] <= text <= entry[2]
+        ]
+    text = rest if kind == "text" and rest else entry
+    found = [place for place, token in enumerate(tokens) if token == text]
+    if not found:
+        raise XtoolError(f"{where}: no token is {text!r}", unknown("", text, tokens).hint)
+    return found
+
+
+def _known(names: Mapping[str, Any]) -> str:
+    return f"known: {', '.join(names)}"
+
+
+def category_text(groups: Groups, tokens: Sequence[str]) -> str:
+    """A category file, as TOML, of groups that were found; single tokens are left out."""
+    lines = []
+    for level, found in groups.items():
+        lines.append(f"[levels.{json.dumps(level)}]")
+        for group in dict.fromkeys(found):
+            members = [tokens[place] for place, one in enumerate(found) if one == group]
+            if len(members) > 1:
+                # `text:`, so that no token is read as a range or a class.
+                said = ", ".join(json.dumps("text:" + one, ensure_ascii=True) for one in members)
+                lines.append(f"group{group} = [{said}]")
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,157 @@
+"""A hierarchy of tokens: each nested size of an embedding learns groups in place of tokens.
+
+A size with groups should give every token of the target's group the same chance, so its loss is
+the cross-entropy with the uniform distribution over the group, less its floor, the log of the
+group's size (after evintunador/hierarchical_embeddings, 2024, which left the floor in). Groups are
+imposed by a category file, or emerge: every so many steps they are found anew in the embedding,
+until two groupings in a row agree.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xtool.analysis.grouping import agreement, clarity, grouped
+from xtool.archs import HEAD, Child, axes_of, sizes_of
+from xtool.categories import Groups, read_categories
+from xtool.errors import UsageError
+from xtool.header import Header
+from xtool.rows import Row, row
+from xtool.tokenizers import restore
+
+SETTLED = 0.95
+
+
+def levels_of(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The nested widths of an embedding, by their number, each with what it changes.
+
+    Raises:
+        UsageError: another axis is nested, nothing is, or the embedding is not the head's.
+    """
+    axes = axes_of(config)
+    if set(axes) not in ({"d_model"}, {HEAD}):
+        raise UsageError(
+            "a hierarchy of tokens needs nested widths of the embedding",
+            "`--nest d_model=8,16`, or `--nest head=8,16`, and no other axis",
+        )
+    if not config["tied_head"]:
+        raise UsageError(
+            "a hierarchy of tokens is learned by the head, the embedding is another table",
+            "add `--tied-head`",
+        )
+    if config["vocab_size"] != config["n_outputs"]:
+        raise UsageError("a hierarchy of tokens needs a task whose classes are the tokens")
+    (name,) = axes
+    return {str(s.changes[name]): s.changes for s in sizes_of(config) if s.changes}
+
+
+class Hierarchy:
+    """The groups of a run, now.
+
+    Args:
+        config: of the model.
+        dials: of the run: `categories`, `emergent`, `every`, `groups`.
+        data: the header of the data, whose tokens are grouped.
+        groups: by level, as they stand; changed in place.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        dials: Mapping[str, Any],
+        data: Header,
+        groups: Groups,
+    ) -> None:
+        self.config, self.dials, self.groups = config, dials, groups
+        self.levels = levels_of(config)
+        self.given: Groups = {}
+        if dials["categories"]:
+            tokenizer = restore(data.tokenizer)
+            tokens = [tokenizer.decode(torch.tensor([n])) for n in range(tokenizer.size)]
+            self.given, _ = read_categories(Path(dials["categories"]), tokens)
+            self._require_levels()
+            if dials["emergent"] == "none":
+                groups.update(self.given)
+
+    def _require_levels(self) -> None:
+        for level in self.given:
+            if level not in self.levels:
+                raise UsageError(
+                    f"{self.dials['categories']}: level {level} is no nested size below the whole",
+                    f"nested: {', '.join(self.levels)}; the whole model learns the tokens",
+                )
+
+    def of(self, changes: Mapping[str, Any]) -> list[int] | None:
+        """The groups of a size; None where it learns tokens."""
+        numbers = [str(size) for size in changes.values()]
+        return self.groups.get(numbers[0]) if numbers else None
+
+    def regroup(self, step: int, model: nn.Module, base: Mapping[str, Any]) -> list[Row]:
+        """Find groups anew where that is due; the rows that tell of it."""
+        emergent, due = self.dials["emergent"], step % int(self.dials["every"]) == 0
+        if emergent == "none" or not due or not step or self.settled:
+            return []
+        rows, agreed = [], []
+        for level in self.levels:
+            table = self._table(model, level)
+            found = grouped(table.numpy(), emergent, self.dials["groups"])
+            said = clarity(table.numpy(), found)
+            if level in self.groups:
+                said["agreement"] = agreement(self.groups[level], found)
+                agreed.append(said["agreement"])
+            rows += self._told(said, found, level, base)
+            self.groups[level] = found
+        if len(agreed) == len(self.levels) and min(agreed) >= SETTLED:
+            self.groups[""] = []  # the mark that they have settled
+        return rows
+
+    @property
+    def settled(self) -> bool:
+        """Whether two groupings in a row agreed, which ends the search."""
+        return "" in self.groups
+
+    def clear(self, model: nn.Module, base: Mapping[str, Any]) -> list[Row]:
+        """Rows of how clear the groups of each level are in the embedding now."""
+        rows = []
+        for level, groups in self.groups.items():
+            if level:
+                said = clarity(self._table(model, level).numpy(), groups)
+                rows += self._told(said, groups, level, base)
+        return rows
+
+    def _told(
+        self, said: dict[str, float], groups: Sequence[int], level: str, base: Mapping[str, Any]
+    ) -> list[Row]:
+        if level in self.given and self.dials["emergent"] != "none":
+            said["category_agreement"] = agreement(self.given[level], groups)
+        return [row(metric=name, value=value, size=level, **base) for name, value in said.items()]
+
+    @staticmethod
+    def _table(model: nn.Module, level: str) -> Float[Tensor, "V d"]:
+        weight = model.get_parameter("embed.weight").detach()
+        return weight[:, : int(level)].double().cpu()
+
+    @torch.inference_mode()
+    def excess_of(
+        self, model: nn.Module, level: str, inputs: Integer[Tensor, "B T"], targets: Tensor
+    ) -> Float[Tensor, "B T"]:
+        """The loss of a level over its floor."""
+        child = Child(model, self.config, self.levels[level]).bind(contiguous=True)
+        return excess(child(inputs), targets, self.groups[level])
+
+
+def excess(
+    logits: Float[Tensor, "*R B T V"], targets: Integer[Tensor, "*R B T"], groups: Sequence[int]
+) -> Float[Tensor, "*R B T"]:
+    """Cross-entropy with the uniform distribution over the target's group, less its entropy."""
+    of = torch.tensor(groups, device=logits.device)  # (V,)
+    members = F.one_hot(of).to(logits.dtype)  # (V, G)
+    sizes = members.sum(0)  # (G,)
+    means = F.log_softmax(logits, -1) @ (members / sizes)  # (*R, B, T, G)
+    wanted = of[targets.long()]
+    return -means.gather(-1, wanted[..., None])[..., 0] - sizes.log()[wanted]
