@@ -147,7 +147,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
     [
         ["check", "{}"],
         ["grow", "{}", "--to", "32", "-o", "out.st"],
-        ["slice", "{}", "--to", "8", "-o", "out.st"],
+        ["slice", "{}", "--to", "8", "--untrained-ok", "-o", "out.st"],
         ["evaluate", "{}"],
         ["train", "--from", "{}", "data.st", "-o", "out.st", "--steps", "1"],
         ["sample", "{}"],
@@ -223,7 +223,7 @@ def test_an_existing_output_is_refused_without_force(
     for command in (
         ["train", data, *TINY, "--steps", 1],
         ["grow", "m.st", "--to", 32],
-        ["slice", "m.st", "--to", 8],
+        ["slice", "m.st", "--to", 8, "--untrained-ok"],
         ["prepare", "counting"],
     ):
         done = xtool(*command, "-o", "taken.st")
@@ -310,7 +310,8 @@ def test_a_users_own_architecture_trains_and_is_passed_again(
     assert done.returncode == 0, done.stderr
     assert '"arch": "mine.py"' in done.stdout
     done = shell(
-        "xtool grow m.st --to 12 --own mine.py | xtool slice - --to 8 --own mine.py -o cut.st\n"
+        "xtool grow m.st --to 12 --own mine.py |"
+        " xtool slice - --to 8 --untrained-ok --own mine.py -o cut.st\n"
         "xtool evaluate m.st m-12.st cut.st --own mine.py --where metric=loss --format jsonl",
         tmp_path,
     )
@@ -426,7 +427,7 @@ PIPELINE = """
 xtool prepare counting - -o counting.st --train-size 96 --dev-size 32 --test-size 32 < text.txt
 xtool train counting.st --d-model 16 --epochs 2 --batch-size 8 --threads 1 -o small.st
 xtool grow small.st --to 32 --method {method} | xtool train counting.st --from - --epochs 1 |
-    xtool slice - --to 16 | xtool evaluate - --format jsonl > rows.jsonl
+    xtool slice - --to 16 --untrained-ok | xtool evaluate - --format jsonl > rows.jsonl
 xtool plot rows.jsonl -o p.svg
 """
 

@@ -63,15 +63,18 @@ def test_replicas_go_through_grow_train_and_slice_as_each_alone(
     assert xtool("train", *args, "--replicas", 2, "-o", "r.st").code == 0
     assert xtool("grow", "r.st", *grow, "-o", "g.st").code == 0
     assert xtool("train", *on, "g.st", "-o", "after.st").code == 0
-    assert xtool("slice", "after.st", "--replica", 1, "--to", 8, "-o", "one.st").code == 0
-    assert xtool("slice", "after.st", "--to", 8, "-o", "both.st").code == 0
+    assert (
+        xtool("slice", "after.st", "--replica", 1, "--to", 8, "--untrained-ok", "-o", "one.st").code
+        == 0
+    )
+    assert xtool("slice", "after.st", "--to", 8, "--untrained-ok", "-o", "both.st").code == 0
     assert xtool("slice", "both.st", "--replica", 1, "-o", "other.st").code == 0
     assert far(tmp_path / "one.st", tmp_path / "other.st") == 0
 
     assert xtool("train", *args, "--seed", 1, "-o", "a.st").code == 0
     assert xtool("grow", "a.st", *grow[:-1], 8, "-o", "ag.st").code == 0
     assert xtool("train", *on, "ag.st", "--seed", 1, "-o", "aa.st").code == 0
-    assert xtool("slice", "aa.st", "--to", 8, "-o", "alone.st").code == 0
+    assert xtool("slice", "aa.st", "--to", 8, "--untrained-ok", "-o", "alone.st").code == 0
     assert far(tmp_path / "one.st", tmp_path / "alone.st") < 1e-10
 
 

@@ -223,8 +223,7 @@ def require_trained(header: Header, cut: Cut, where: str) -> None:
         f"{where}: was never trained at {', '.join(changed(old, new, but=('nest', 'arch')))}",
         f"trained sizes: {', '.join(known)}; `--untrained-ok` cuts all the same"
         if known
-        else "`--untrained-ok` cuts all the same, `--sort importance` keeps what matters most; "
-        "`xtool train --from` with `--nest` trains it",
+        else "`--untrained-ok` cuts all the same, `--sort importance` by what matters most",
     )
 
 
