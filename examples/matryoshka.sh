@@ -9,11 +9,12 @@
 set -euo pipefail
 source "$(dirname "$0")/_run.sh"
 seeds=${SEEDS:-0 1 2} steps=${STEPS:-1500} jobs=${JOBS:-2} width=${WIDTH:-64} corpus=${CORPUS:-builtin}
-questions=${QUESTIONS:-twins flops schedules}
+questions=${QUESTIONS:-twins flops schedules hierarchy emergent}
+here=$(realpath "$(dirname "$0")")
 layers=4
 if [ "${1:-}" = --fast ]; then
     shift
-    seeds="0 1" steps=20 width=16 layers=1 questions="twins schedules"
+    seeds="0 1" steps=20 layers=1 questions="twins schedules hierarchy"
 fi
 [[ $corpus != */* ]] || corpus=$(realpath "$corpus")
 mkdir -p "${1:-matryoshka}" && cd "${1:-matryoshka}"
@@ -45,6 +46,21 @@ for question in $questions; do
             size equal-weights dolls "$width" --arch matryoshka --nest-weights 1,1,1
             size shared-gains dolls "$width" --arch matryoshka --nest-gain shared
             ;;
+        hierarchy)
+            # Does a hierarchy help, or hold back? The study's levels, the same shuffled, and none, at two widths.
+            for d in $((width / 2)) "$width"; do
+                levels=(--nest head=2,4,8,16 --nest-schedule joint --eval-every "$((steps / 30 + 1))")
+                size "none-$d" hierarchy "$d" "${levels[@]}"
+                size "imposed-$d" hierarchy "$d" "${levels[@]}" --categories "$here/categories.toml"
+                size "shuffled-$d" hierarchy "$d" "${levels[@]}" --categories "$here/categories-shuffled.toml"
+            done
+            ;;
+        emergent)
+            for method in average hdbscan threshold; do
+                size "$method" emergent "$middle" --nest head=4,8,16 --nest-schedule joint --emergent "$method" \
+                    --every "$((steps / 2))" --steps "$((2 * steps))" --categories "$here/letters.toml"
+            done
+            ;;
         *) echo "unknown question: $question" >&2; exit 2 ;;
     esac
 done
@@ -53,13 +69,27 @@ wait
 : > tables.md
 table() { { echo; echo "## $1"; echo; } | tee -a tables.md; xtool evaluate "${@:2}" --format markdown | tee -a tables.md; }
 losses() { xtool evaluate "$@" --size all --format jsonl; }
-# The first model's sizes name the twins'.
-losses dolls-*-?.st twins-*-?.st > sizes.jsonl
-[ ! -e flops-nested-0.st ] || losses flops-nested-?.st | sed 's/"label": "nested"/"label": "nested, equal FLOPs"/' >> sizes.jsonl
-xtool evaluate "twins-$width-twin-"?.st --size "$small" --size "$middle" --untrained-ok --format jsonl \
-    | sed 's/"label": "twin"/"label": "plain cut"/' >> sizes.jsonl
-table "loss by size" sizes.jsonl --where metric=loss --over seed --pivot label size
-table "difference from the twin" sizes.jsonl --against twin --over seed --where metric=loss_difference
-table "agreement and acceptance" sizes.jsonl --where metric=agreement,acceptance --where label=nested,twin --over seed
-xtool evaluate dolls-nested-0.st "twins-$small-twin-0.st" "twins-$middle-twin-0.st" "twins-$width-twin-0.st" --size all --speed \
-    --where metric=tokens_per_second --format markdown | tee -a tables.md
+if ls dolls-*-?.st > /dev/null 2>&1; then
+    # The first model's sizes name the twins'.
+    losses dolls-*-?.st twins-*-?.st > sizes.jsonl
+    [ ! -e flops-nested-0.st ] || losses flops-nested-?.st | sed 's/"label": "nested"/"label": "nested, equal FLOPs"/' >> sizes.jsonl
+    xtool evaluate "twins-$width-twin-"?.st --size "$small" --size "$middle" --untrained-ok --format jsonl \
+        | sed 's/"label": "twin"/"label": "plain cut"/' >> sizes.jsonl
+    table "loss by size" sizes.jsonl --where metric=loss --over seed --pivot label size
+    table "difference from the twin" sizes.jsonl --against twin --over seed --where metric=loss_difference
+    table "agreement and acceptance" sizes.jsonl --where metric=agreement,acceptance --where label=nested,twin --over seed
+    xtool evaluate dolls-nested-0.st "twins-$small-twin-0.st" "twins-$middle-twin-0.st" "twins-$width-twin-0.st" --size all --speed \
+        --where metric=tokens_per_second --format markdown | tee -a tables.md
+fi
+if ls hierarchy-*-?.st > /dev/null 2>&1; then
+    table "the whole model's loss" hierarchy-*-?.st --where metric=loss --over seed
+    for file in hierarchy-*.rows.jsonl; do
+        xtool evaluate "$file" --where metric=cosine_contrast --where step="$steps" --format jsonl
+    done > contrast.jsonl
+    [ ! -s contrast.jsonl ] || table "within minus between cosine" contrast.jsonl --over seed --pivot label size
+    xtool plot hierarchy-*.rows.jsonl --kind curves --y loss --x step --where split=dev --force -o hierarchy.png > /dev/null
+fi
+if ls emergent-*-?.st > /dev/null 2>&1; then
+    cat emergent-*.rows.jsonl > emergent.jsonl
+    table "agreement with letters.toml" emergent.jsonl --where metric=category_agreement --over seed --pivot label size
+fi
