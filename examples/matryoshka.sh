@@ -40,7 +40,6 @@ for question in $questions; do
             ;;
         schedules)
             twins; nested
-            size joint dolls "$width" --arch matryoshka --nest-schedule joint
             size random dolls "$width" --arch matryoshka --nest-schedule random
             size no-distilling dolls "$width" --arch matryoshka --nest-distill 0
             size equal-weights dolls "$width" --arch matryoshka --nest-weights 1,1,1
