@@ -351,3 +351,141 @@ def test_nested_runs_resume_and_stack_to_the_bit(
     agreed = [row["value"] for row in rows if row["metric"] == "agreement"]
     assert len(agreed) == len(sizes) - 1
     assert all(0 <= one <= 1 for one in agreed)
+
+
+@pytest.fixture
+def dolls(xtool: Run, data: Path) -> Path:
+    """A trained nested model `n.st` of widths 8 and 16, and a plain one `p.st`."""
+    shape = ["--d-model", 16, "--n-heads", 2, "--n-layers", 2, "--batch-size", 8, "--threads", 1]
+    args = ["train", data, *shape, "--steps", 4, "-q"]
+    assert xtool(*args, "--nest", "d_model=8", "-o", "n.st").code == 0
+    assert xtool(*args, "-o", "p.st").code == 0
+    return data
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["slice", "n.st", "--to", 4], "does not scale to 4"),
+        (["slice", "n.st", "--to", 12, "--n-heads", 2], "was never trained at"),
+        (["slice", "n.st", "--d-ff", 16], "trained sizes: 8, 16"),
+        (["slice", "p.st", "--d-ff", "32,16"], "was never trained at d_ff 64 -> [32, 16]"),
+        (["slice", "p.st", "--n-layers", "1"], "was never trained at n_layers 2 -> 1"),
+        (["slice", "p.st", "--n-layers", "1-0"], "1-0 falls"),
+        (["slice", "p.st", "--n-layers", "some"], "neither a number nor layers"),
+        (["grow", "p.st", "--d-ff", "64,128"], "differs by layer cannot grow"),
+        (["slice", "p.st", "--n-layers", "1,5", "--untrained-ok"], "has no layer 5"),
+        (["slice", "p.st", "--n-layers", "1,1", "--untrained-ok"], "layers rise, each once"),
+        (["slice", "p.st", "--d-ff", "8,8,8", "--untrained-ok"], "gives 3 widths"),
+        (["slice", "p.st", "--d-ff", "8,900", "--untrained-ok"], "cannot slice `d_ff`"),
+        (["slice", "p.st", "--d-ff", "8,x"], "must be whole numbers"),
+        (["slice", "p.st", "--to", 8, "--sort", "size"], "it is importance"),
+        (["evaluate", "p.st", "--size", "8"], "was never trained at size `8`"),
+        (["evaluate", "n.st", "--size", "32"], "larger than the model's, 16"),
+        (["evaluate", "n.st", "--size", "wide=3"], "unknown axis of `--size` `wide`"),
+        (["evaluate", "n.st", "--size", ""], "`--size` is empty"),
+        (["sample", "n.st", "--size", "x"], "is no size"),
+        (["train", "data.st", "--nest", "d_model=64", "-o", "x.st"], "is no size of 1 to 16"),
+        (["train", "data.st", "--nest", "d_model=7", "-o", "x.st"], "does not scale to 7"),
+        (["train", "data.st", "--nest", "width=7", "-o", "x.st"], "unknown axis of `--nest`"),
+        (["train", "data.st", "--nest", "d_model=1/0", "-o", "x.st"], "is no size"),
+        (["train", "data.st", "--nest", "head=8", "--nest", "d_ff=8", "-o", "x.st"], "alone"),
+        (["train", "data.st", "--nest", "d_ff=8", "--compile", "-o", "x.st"], "`--compile`"),
+        (["train", "data.st", "--nest", "d_ff=8", "--nest-weights", "1", "-o", "x.st"], "2 numb"),
+        (["train", "data.st", "--nest", "d_model=8", "--nest-mix", "-o", "x.st"], "mixes feed"),
+    ],
+    ids=lambda one: " ".join(map(str, one[:5])) if isinstance(one, list) else "",
+)
+def test_sizes_that_cannot_be(command: list[Any], message: str, dolls: Path, xtool: Run) -> None:
+    if command[0] == "train":
+        command = [*command, "--d-model", 16, "--n-heads", 2, "--n-layers", 1]
+    done = xtool(*command)
+    said = done.err.replace("gives the output alone, with no other axis", "alone")
+    assert (done.code, message in said) == (2, True), done
+    assert not (dolls.parent / "x.st").exists()
+
+
+def test_slicing_back_what_was_grown_needs_no_word_along_feed_forward_heads_and_depth(
+    dolls: Path, xtool: Run, tmp_path: Path
+) -> None:
+    back = {"--d-ff": (128, 64), "--n-layers": (4, 2), "--n-heads": (4, 2)}
+    for flag, (more, before) in back.items():
+        kv = ["--n-kv-heads"] if flag == "--n-heads" else []
+        grow = [one for name in (flag, *kv) for one in (name, more)]
+        cut = [one for name in (flag, *kv) for one in (name, before)]
+        assert xtool("grow", "p.st", *grow, "--method", "pad", "-o", "g.st", "--force").code == 0
+        done = xtool("slice", "g.st", *cut, "-o", "b.st", "--force")
+        assert done.code == 0, done.err
+        one, other = load(tmp_path / "p.st")[1], load(tmp_path / "b.st")[1]
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert xtool("grow", "p.st", "--to", 32, "--method", "pad", "-o", "w.st").code == 0
+    done = xtool("slice", "w.st", "--to", 16, "-o", "x.st")
+    assert (done.code, "was never trained at" in done.err) == (2, True)
+
+
+def test_sorting_keeps_the_function_and_cuts_less_of_it(
+    dolls: Path, xtool: Run, tmp_path: Path
+) -> None:
+    args = ["train", dolls, "--d-model", 16, "--n-heads", 4, "--n-layers", 2, "--d-ff", 64, "-q"]
+    assert xtool(*args, "--steps", 150, "--lr", 0.01, "-o", "t.st", "--threads", 1).code == 0
+    assert xtool("slice", "t.st", "--sort", "importance", "-o", "s.st").code == 0
+    inputs = torch.randint(27, (8, 12), generator=torch.Generator().manual_seed(0))
+    whole, same = (read_model(tmp_path / name)[2].eval()(inputs) for name in ("t.st", "s.st"))
+    torch.testing.assert_close(whole, same, atol=1e-4, rtol=1e-4)
+
+    def loss(*cut: Any) -> float:
+        done = xtool("slice", "t.st", *cut, "--untrained-ok", "-o", "c.st", "--force")
+        assert done.code == 0, done.err
+        rows = xtool("evaluate", "c.st", "--where", "metric=loss", "--format", "jsonl").out
+        return float(json.loads(rows)["value"])
+
+    for cut in (["--d-ff", 24], ["--n-heads", 2, "--n-kv-heads", 2]):
+        assert loss(*cut, "--sort", "importance") < loss(*cut)
+    done = xtool(
+        *args[:2], "--from", "t.st", "--nest", "d_ff=16", "--steps", 0, "-o", "n.st", "--force"
+    )
+    assert done.code == 0, done.err
+    sized_up = read_model(tmp_path / "n.st")[2].eval()(inputs)
+    torch.testing.assert_close(whole, sized_up, atol=1e-4, rtol=1e-4)
+    assert xtool("slice", "n.st", "--d-ff", 16, "-o", "n16.st").code == 0
+    assert xtool("slice", "t.st", "--d-ff", 16, "--sort", "importance", "-o", "t16.st").code == 0
+    one, other = (read_model(tmp_path / name)[2].eval()(inputs) for name in ("n16.st", "t16.st"))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_each_size_is_compared_with_the_twin_of_its_own_sizes(dolls: Path, xtool: Run) -> None:
+    args = ["train", dolls, "--n-layers", 2, "--steps", 4, "-q", "--threads", 1]
+    assert xtool(*args, "--d-model", 8, "--n-heads", 1, "-o", "t8.st").code == 0
+    both = ["--against", "t8.st", "--against", "p.st"]
+    done = xtool("evaluate", "n.st", "t8.st", "--size", "all", *both, "--format", "jsonl")
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    pairs = {
+        (row["label"], row["size"], row["against"])
+        for row in rows
+        if row["metric"] == "loss_difference"
+    }
+    assert pairs == {("n", "8", "t8"), ("n", "16", "p"), ("t8", "8", "t8")}
+    done = xtool("evaluate", "n.st", "--size", "all", "--against", "t8.st", "--against", "t8.st")
+    assert (done.code, "is as large as `16`" in done.err) == (2, True)
+
+
+def test_a_looped_model_nests_and_slices(data: Path, xtool: Run, tmp_path: Path) -> None:
+    shape = ["--d-model", 16, "--n-heads", 2, "--n-loops", 3, "--batch-size", 8, "--threads", 1]
+    args = ["train", data, "--arch", "looped", *shape, "--nest", "d_model=8", "-q"]
+    assert xtool(*args, "--steps", 3, "-o", "l.st").code == 0
+    assert xtool("slice", "l.st", "--to", 8, "-o", "s.st").code == 0
+    inputs = torch.randint(27, (4, 12), generator=torch.Generator().manual_seed(0))
+    _, _, model = read_model(tmp_path / "l.st")
+    config = read_model(tmp_path / "l.st")[0].config
+    child = Child(model.eval(), config, {"d_model": 8}).bind()
+    with torch.inference_mode():
+        assert torch.equal(child(inputs), read_model(tmp_path / "s.st")[2].eval()(inputs))
+
+
+def test_growing_a_nested_model_leaves_one_model(dolls: Path, xtool: Run, tmp_path: Path) -> None:
+    done = xtool("grow", "n.st", "--to", 32, "-o", "g.st")
+    assert done.code == 0, done.err
+    header, tensors = load(tmp_path / "g.st")
+    assert header.config["nest"] is None
+    assert not any(name.startswith("sizes.") for name in tensors)

@@ -150,5 +150,7 @@ def _layers(text: str | None) -> int | list[int] | None:
         if not match:
             raise UsageError(f"`--n-layers {text}` is neither a number nor layers such as 0-3,5")
         first, last = int(match[1]), int(match[2] or match[1])
+        if first > last:
+            raise UsageError(f"`--n-layers {text}`: {part} falls", "layers rise: 0-3,5")
         found += range(first, last + 1)
     return found[0] if text.strip().isdigit() else found

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from xtool import registry
-from xtool.archs import checked
+from xtool.archs import SIZE, checked
 from xtool.axes import DATA, RESIDUAL, SIZES, Layout, fixed, holds, layout
 from xtool.checkpoint import NAMES, Reader
 from xtool.errors import UsageError
@@ -66,12 +66,14 @@ class Plan:
     def names(self) -> list[str]:
         """The tensors of the grown model."""
         growth = self.growth
-        names = [name for name in growth.reader.names if growth.old.layer(name) is None]
+        # What nested sizes have of their own ends with them.
+        stored = [name for name in growth.reader.names if not name.startswith(f"{SIZE}.")]
+        names = [name for name in stored if growth.old.layer(name) is None]
         for layer in range(growth.new.config.get("n_layers", 0)):
             source = growth.source_layer(layer)
             names += [
                 name.replace(f".{source}.", f".{layer}.", 1)
-                for name in growth.reader.names
+                for name in stored
                 if growth.old.layer(name) == source
             ]
         return names
@@ -140,6 +142,12 @@ def plan(
         layers = _layers(method, config, changes, dials)
         changes = {**changes, "n_layers": len(layers)} if layers else changes
     where = str(reader.source.path)
+    if isinstance(changes.get("d_ff", config.get("d_ff")), list) or isinstance(
+        config.get("d_ff"), list
+    ):
+        raise UsageError(
+            f"{where}: a `d_ff` that differs by layer cannot grow", "grow before it is sliced so"
+        )
     for name, size in changes.items():
         if name in config and isinstance(config[name], int) and size < config[name]:
             raise UsageError(
@@ -189,6 +197,9 @@ def _plan_one(
     old = reader.layout
     operator: Operator = registry.load("surgery/operators", method)
     new_config = resized(old.config, changes, keep_heads=True)
+    if new_config.get("nest"):
+        new_config["nest"] = None
+        new_config["arch"] = "gpt" if new_config["arch"] == "matryoshka" else new_config["arch"]
     for name in SIZES:
         if (new_config.get(name) or 0) < (old.config.get(name) or 0):
             raise UsageError(f"`{name}` would shrink from {old.config[name]} to {new_config[name]}")
