@@ -275,8 +275,9 @@ class Norms(nn.Module):
             return norm(c.norm, c.d_model, c.norm_eps)
 
         parts = ["attention_norm", "mlp_norm"] if c.d_ff else ["attention_norm"]
+        within = 0 if c.nest.startswith("head=") else c.n_layers
         self.blocks = nn.ModuleList(
-            nn.ModuleDict({part: one() for part in parts}) for _ in range(c.n_layers)
+            nn.ModuleDict({part: one() for part in parts}) for _ in range(within)
         )
         self.head = nn.ModuleDict({"norm": one()})
 

@@ -10,7 +10,7 @@ from typing import cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xtool.archs import Model
+from xtool.archs import SIZE, Model
 from xtool.rows import Row, row
 from xtool.training.replicas import Replicas
 
@@ -84,6 +84,6 @@ class Watch:
 
 
 def without_gradient(model: nn.Module) -> list[str]:
-    """The parameters that the last backward pass did not reach."""
-    named = model.named_parameters()
+    """The parameters that the last backward pass did not reach; nested sizes take turns."""
+    named = [(n, p) for n, p in model.named_parameters() if not n.startswith(f"{SIZE}.")]
     return [name for name, p in named if p.grad is None or not bool(p.grad.any())]
