@@ -119,13 +119,17 @@ def test_a_file_equals_its_parent_in_that_size_to_the_bit(block: int, tmp_path: 
 
 def bias_on_the_wrong_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     """The output bias is gathered from the end, as if it had heads."""
-    own = nest.prefix
+    own = Child.bind
 
-    def wrong(tensor: Tensor, name: str, *rest: Any) -> Tensor:
-        found = own(tensor, name, *rest)
-        return tensor[-len(found) :] if name.endswith("attention.o.bias") else found
+    def wrong(self: Child, contiguous: bool = False) -> nn.Module:
+        module = own(self, contiguous)
+        for small, large in zip(module.blocks, self.whole.blocks, strict=False):  # type: ignore[arg-type]
+            if small.attention.o.bias is not None:
+                end = large.attention.o.bias[-len(small.attention.o.bias) :]
+                small.attention.o._parameters["bias"] = end
+        return module
 
-    monkeypatch.setattr(nest, "prefix", wrong)
+    monkeypatch.setattr(Child, "bind", wrong)
 
 
 def norm_before_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:

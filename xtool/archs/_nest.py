@@ -11,7 +11,7 @@ each. The whole model is one of the sizes. `head=8,16` nests the output alone (m
 embeddings): the blocks are whole, and the head reads a prefix of what they give.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
@@ -293,22 +293,27 @@ def weights_of(config: Mapping[str, Any], count: int) -> list[float]:
     return found
 
 
-def prefix(tensor: Tensor, name: str, source: str, old: Layout, new: Layout) -> Tensor:
-    """The part of a stored tensor that a smaller model has, a view of it where there is one.
+# Of an axis that is cut: its place, and the old and new sizes of its factors.
+Step = tuple[int, tuple[int, ...], tuple[int, ...]]
 
-    Args:
-        tensor: the large one.
-        name: its name in the smaller model.
-        source: its name in the large one; the layer may be another.
-        old: the axes of the large model.
-        new: those of the small one.
-    """
+
+def steps(name: str, old: Layout, new: Layout) -> list[Step]:
+    """What makes a smaller model's tensor of the large one's, axis by axis."""
+    found = []
     for place, axis in enumerate(new.axes(name)):
-        was, now = old.axis_sizes(source, axis), new.axis_sizes(name, axis)
-        if was == now:
-            continue
+        was, now = old.axis_sizes(name, axis), new.axis_sizes(name, axis)
         if was[1:] == now[1:]:
-            tensor = tensor.narrow(place, 0, prod(now))
+            was, now = (prod(was),), (prod(now),)
+        if was != now:
+            found.append((place, was, now))
+    return found
+
+
+def prefix(tensor: Tensor, cuts: Sequence[Step]) -> Tensor:
+    """The part of a tensor that a smaller model has, a view of it where there is one."""
+    for place, was, now in cuts:
+        if len(now) == 1:
+            tensor = tensor.narrow(place, 0, now[0])
             continue
         parts = torch.unflatten(tensor, place, was)
         for at, size in enumerate(now):
@@ -344,7 +349,8 @@ class Child:
         for name, (held, key) in _held(self.module):
             ours = head if name.startswith(f"{HEAD}.") else new
             source = source_of(stored.get(name, name), config, changes, theirs)
-            self._places.append((held, key, theirs[source], name, old, ours))
+            # A tied head reads other axes than the embedding whose values it has.
+            self._places.append((held, key, theirs[source], steps(name, old, ours)))
 
     def bind(self, contiguous: bool = False) -> nn.Module:
         """The module, with the large model's values as they are now.
@@ -353,14 +359,12 @@ class Child:
             contiguous: whether to copy what a view would show with gaps; a single row of input is
                 multiplied by another kernel then.
         """
-        for held, key, (theirs, own), name, old, new in self._places:
-            values = theirs[own]
-            if values is None:
-                continue
-            # A tied head reads other axes than the embedding whose values it has.
-            part = prefix(values, name, name, old, new)
+        for held, key, (theirs, own), cuts in self._places:
+            part = prefix(theirs[own], cuts)
             held[key] = part.contiguous() if contiguous else part
-        return self.module.train(self.whole.training)
+        if self.module.training != self.whole.training:
+            self.module.train(self.whole.training)
+        return self.module
 
 
 def source_of(
