@@ -11,15 +11,15 @@ source "$(dirname "$0")/_run.sh"
 seeds=${SEEDS:-0 1 2} steps=${STEPS:-1500} jobs=${JOBS:-2} width=${WIDTH:-64} corpus=${CORPUS:-builtin}
 questions=${QUESTIONS:-twins flops schedules hierarchy emergent}
 here=$(realpath "$(dirname "$0")")
-layers=4
+layers=4 some=()
 if [ "${1:-}" = --fast ]; then
     shift
-    seeds="0 1" steps=20 layers=1 questions="twins schedules hierarchy"
+    seeds="0 1" steps=8 layers=1 questions="twins hierarchy" some=(--dev-fraction 0.01)
 fi
 [[ $corpus != */* ]] || corpus=$(realpath "$corpus")
 mkdir -p "${1:-matryoshka}" && cd "${1:-matryoshka}"
 data=char.st
-[ -e "$data" ] || xtool prepare language "$corpus" --quiet -o "$data" > /dev/null
+[ -e "$data" ] || xtool prepare language "$corpus" "${some[@]}" --quiet -o "$data" > /dev/null
 
 base=(--n-layers "$layers" --norm rmsnorm --tied-head --batch-size 16 --lr 1e-3 --beta2 0.95 --weight-decay 0.1
     --warmup "$((steps / 15))" --clip 1 --eval-every "$steps" --steps "$steps")
@@ -57,7 +57,7 @@ for question in $questions; do
         emergent)
             for method in average hdbscan threshold; do
                 size "$method" emergent "$middle" --nest head=4,8,16 --nest-schedule joint --emergent "$method" \
-                    --every "$((steps / 2))" --steps "$((2 * steps))" --categories "$here/letters.toml"
+                    --batch-size 32 --every "$steps" --steps "$((2 * steps))" --categories "$here/letters.toml"
             done
             ;;
         *) echo "unknown question: $question" >&2; exit 2 ;;
@@ -75,7 +75,7 @@ if ls dolls-*-?.st > /dev/null 2>&1; then
     xtool evaluate "twins-$width-twin-"?.st --size "$small" --size "$middle" --untrained-ok --format jsonl \
         | sed 's/"label": "twin"/"label": "plain cut"/' >> sizes.jsonl
     table "loss by size" sizes.jsonl --where metric=loss --over seed --pivot label size
-    table "difference from the twin" sizes.jsonl --against twin --over seed --where metric=loss_difference
+    table "difference from the twin" sizes.jsonl --where metric=loss --against twin --over seed
     table "agreement and acceptance" sizes.jsonl --where metric=agreement,acceptance --where label=nested,twin --over seed
     xtool evaluate dolls-nested-0.st "twins-$small-twin-0.st" "twins-$middle-twin-0.st" "twins-$width-twin-0.st" --size all --speed \
         --where metric=tokens_per_second --format markdown | tee -a tables.md

@@ -110,7 +110,7 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
     """Differences of every other label from one, paired by `over`, such as `seed`.
 
     Returns:
-        a row for each label, metric and split, the metric named `accuracy_difference`, with a t
+        a row for each label, metric, split and nested size, named `accuracy_difference`, with a t
         interval, the p-value of a two-sided paired t test, and `n` the number of pairs; one pair
         has neither interval nor p-value.
 
@@ -122,20 +122,20 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
     for one in rows:
         if one["metric"] in BASELINES:
             continue
-        found = labels.setdefault((one["label"], one["metric"], one["split"]), {})
+        found = labels.setdefault((one["label"], one["metric"], one["split"], one.get("size")), {})
         if one.get(over) in found:
             raise UsageError(
                 f"two rows of `{one['label']}` have {over} {one.get(over)}",
                 "narrow them with `--where`, for example to one step",
             )
         found[one.get(over)] = one
-    if all(name != label for name, _, _ in labels):
+    if all(name != label for name, *_ in labels):
         raise unknown("label", label, {str(one["label"]) for one in rows})
     out = []
-    for (name, metric, split), found in labels.items():
+    for (name, metric, split, size), found in labels.items():
         if name == label:
             continue
-        base = labels.get((label, metric, split), {})
+        base = labels.get((label, metric, split, size), {})
         lone = [value for value in found if value not in base]
         if lone:
             raise UsageError(f"`{label}` has no row of {over} {lone[0]} to pair with `{name}`")
@@ -152,6 +152,7 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
         numbers = {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
         numbers["sd"] = stdev(pairs) if len(pairs) > 1 else None
         kept = {c: first.get(c) for c in ("arch", "task", "data", "split", "device")}
+        kept |= {} if size is None else {"size": size}
         metric = f"{first['metric']}_difference"
         made = row(label=name, metric=metric, **kept, **numbers)
         chance = p_value(pairs) if len(pairs) > 1 else None

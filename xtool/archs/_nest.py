@@ -428,8 +428,8 @@ def start_sizes(model: nn.Module, config: Mapping[str, Any]) -> None:
     """Scale first values so that each size begins nearly as it would alone.
 
     Values are drawn with a spread that falls with the root of what is summed over. The columns of
-    a smaller size are scaled half of the way, as logarithms go, to the spread that it would have
-    alone: all of it makes the whole model worse, none of it the smallest one.
+    a smaller size are scaled two thirds of the way, as logarithms go, to the spread that it would
+    have alone: all of it makes the whole model worse, none of it the smallest one.
     """
     old = layout({**config, "nest": None})
     state = model.state_dict(keep_vars=True)
@@ -448,7 +448,7 @@ def start_sizes(model: nn.Module, config: Mapping[str, Any]) -> None:
                 if HEAD in size.changes or (old.layer(name) or 0) >= new.config["n_layers"]:
                     continue
                 columns = prefixes(old, new, name)[place]
-                scale[columns] = (tensor.shape[place] / len(columns)) ** 0.25
+                scale[columns] = (tensor.shape[place] / len(columns)) ** (1 / 3)
             tensor.mul_(scale if place == 1 else scale[:, None])
 
 
