@@ -639,6 +639,10 @@ EXAMPLES = {
         ["| window ", "| hard-window ", "| head-gate ", "| rotary-32-8 "],
         ["windows", "look-back", "head-gates", "attention-map"],
     ),
+    "matryoshka": (
+        ["| nested ", "| plain cut ", "| imposed-32 ", "loss_difference"],
+        ["hierarchy"],
+    ),
     "looped": (
         ["| fixed ", "| random ", "| twelve-layers ", "| 4-2 "],
         ["twin-loops", "twin-curves", "examples", "exits", "tokens", "grid-loops"],

@@ -14,6 +14,7 @@ from xtool.categories import category_text, read_categories
 from xtool.checkpoint import load
 from xtool.errors import XtoolError
 from xtool.storage import Source
+from xtool.tokenizers import texts_of
 from xtool.training.hierarchy import excess
 
 Run = Callable[..., Result]
@@ -157,6 +158,11 @@ def test_imposed_groups_are_learned_and_kept(xtool: Run, text: Path) -> None:
     header = load(text / "a.st")[0]
     assert len({*header.training["categories"]["2"]}) > 1
     assert "c.toml" not in header.canonical()
+    again = xtool("inspect", "a.st", "--categories")
+    (text / "again.toml").write_text(again.out)
+    tokens = texts_of(header.tokenizer)
+    for level, found in read_categories(text / "again.toml", tokens)[0].items():
+        assert agreement(found, header.training["categories"][level]) == 1
     assert xtool("sample", "a.st", "--size", "head=4", "--length", 3, "--prompt", "a").code == 0
     done = xtool("slice", "a.st", "--to", 8, "-o", "b.st")
     assert (done.code, "only its output is nested" in done.err) == (2, True), done

@@ -27,9 +27,11 @@ from xtool.archs import (
     stored_names,
     training_flops,
 )
+from xtool.averages import paired
 from xtool.axes import layout
 from xtool.checkpoint import load, save
 from xtool.header import Header
+from xtool.rows import row
 from xtool.surgery.slice import slice_model
 from xtool.tasks import Shape
 from xtool.training.replicas import Replicas
@@ -493,3 +495,14 @@ def test_growing_a_nested_model_leaves_one_model(dolls: Path, xtool: Run, tmp_pa
     header, tensors = load(tmp_path / "g.st")
     assert header.config["nest"] is None
     assert not any(name.startswith("sizes.") for name in tensors)
+
+
+def test_differences_over_seeds_pair_each_size_with_its_own() -> None:
+    values = (("n", "8", 3.0), ("n", "16", 2.0), ("t", "8", 2.5), ("t", "16", 1.0))
+    rows = [
+        row(label=label, metric="loss", split="dev", seed=seed, size=size, value=value + seed)
+        for label, size, value in values
+        for seed in (0, 1)
+    ]
+    found = {one["size"]: one["value"] for one in paired(rows, "t", "seed")}
+    assert found == {"8": 0.5, "16": 1.0}

@@ -61,6 +61,14 @@ def inspect(
         str, typer.Option(help="Of that data: train, dev or test.", rich_help_panel=INPUT)
     ] = "dev",
     own: Own = None,
+    categories: Annotated[
+        bool,
+        typer.Option(
+            "--categories",
+            help="The groups of tokens that a model has learned, as a category file.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a file.", rich_help_panel=OUTPUT)
     ] = False,
@@ -96,6 +104,9 @@ def inspect(
         analyse(paths(file), wanted, Notes(quiet, verbose=False))
         return
     for path in paths(file):
+        if categories:
+            write_stdout(_categories(path))
+            continue
         found = describe(path)
         if as_json:
             write_stdout(json.dumps(found) + "\n")
@@ -206,3 +217,25 @@ def _examples(path: Path, number: int) -> str:
     split = cut.stored("dev") if isinstance(split, Drawn) else split
     lines = task.show(data.header, split.inputs[:number], split.targets[:number], None)
     return "\n".join(lines) + "\n"
+
+
+def _categories(path: Path) -> str:
+    """A category file of the groups that stand in a model's header.
+
+    Raises:
+        XtoolError: it learned none.
+    """
+    from xtool.categories import category_text
+    from xtool.errors import XtoolError
+    from xtool.storage import Source
+    from xtool.tokenizers import texts_of
+
+    with Source(path) as source:
+        header = source.require_header("model")
+    groups = header.training.get("categories")
+    if not groups:
+        raise XtoolError(
+            f"{path}: was trained with no groups of tokens",
+            "`xtool train` with `--categories` or `--emergent` has them",
+        )
+    return category_text(groups, texts_of(header.tokenizer))

@@ -84,3 +84,9 @@ def restore(header: dict[str, Any]) -> Tokenizer:
         raise XtoolError("the header names no tokenizer", "was the data made by `xtool prepare`?")
     kind: TokenizerKind = registry.load("tokenizers", str(header["name"]))
     return kind.restore(header)
+
+
+def texts_of(header: dict[str, Any]) -> list[str]:
+    """The text of each symbol of the tokenizer that wrote a header."""
+    tokenizer = restore(header)
+    return [tokenizer.decode(torch.tensor([symbol])) for symbol in range(tokenizer.size)]

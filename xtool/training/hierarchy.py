@@ -22,7 +22,7 @@ from xtool.categories import Groups, read_categories
 from xtool.errors import UsageError
 from xtool.header import Header
 from xtool.rows import Row, row
-from xtool.tokenizers import restore
+from xtool.tokenizers import texts_of
 
 SETTLED = 0.95
 
@@ -71,8 +71,7 @@ class Hierarchy:
         self.levels = levels_of(config)
         self.given: Groups = {}
         if dials["categories"]:
-            tokenizer = restore(data.tokenizer)
-            tokens = [tokenizer.decode(torch.tensor([n])) for n in range(tokenizer.size)]
+            tokens = texts_of(data.tokenizer)
             self.given, _ = read_categories(Path(dials["categories"]), tokens)
             self._require_levels()
             if dials["emergent"] == "none":
