@@ -154,7 +154,7 @@ def test_imposed_groups_are_learned_and_kept(xtool: Run, text: Path) -> None:
         for row in rows
         if row["metric"] == "cosine_contrast"
     }
-    assert contrast[300, "2"] > contrast[0, "2"] + 0.2
+    assert contrast[300, "head=2"] > contrast[0, "head=2"] + 0.2
     header = load(text / "a.st")[0]
     assert len({*header.training["categories"]["2"]}) > 1
     assert "c.toml" not in header.canonical()

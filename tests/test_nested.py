@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from xtool.header import Header
 from xtool.rows import row
 from xtool.surgery.slice import slice_model
 from xtool.tasks import Shape
+from xtool.training import loop
 from xtool.training.replicas import Replicas
 
 Run = Callable[..., Result]
@@ -327,7 +329,21 @@ def test_a_schedule_takes_the_sizes_that_its_flops_count(schedule: str, flops: l
     assert seen == {0, 1, 2, 3}
 
 
+def stopping(patch: pytest.MonkeyPatch, at: int) -> None:
+    """Let a run be interrupted after a step."""
+    own = loop._Loop._step
+
+    def step(self: Any) -> None:
+        own(self)
+        if self.run.position.step == at:
+            signal.raise_signal(signal.SIGINT)
+
+    patch.setattr(loop._Loop, "_step", step)
+
+
 NESTS = [
+    ["--nest", "d_model=8", "--d-ff", "64"],
+    ["--nest", "d_ff=8,16,24"],
     ["--nest", "d_model=8"],
     ["--nest", "d_ff=16", "--nest", "n_layers=1", "--nest-mix"],
     ["--nest", "n_heads=1", "--nest-gain", "shared", "--nest-schedule", "random"],
@@ -337,12 +353,17 @@ NESTS = [
 
 @pytest.mark.parametrize("given", NESTS, ids=" ".join)
 def test_nested_runs_resume_and_stack_to_the_bit(
-    given: list[str], data: Path, xtool: Run, tmp_path: Path
+    given: list[str], data: Path, xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = ["--d-model", 16, "--n-heads", 2, "--n-layers", 2, "--batch-size", 8, "--threads", 1]
     args = ["train", data, *shape, *given, "--precision", "fp64", "-q", "--eval-every", 4]
     assert xtool(*args, "--steps", 8, "-o", "a.st", "--keep-state").code == 0
-    assert xtool(*args, "--steps", 8, "-o", "b.st", "--keep-state", "--save-every", 2).code == 0
+    for stop in (3, 6):
+        with monkeypatch.context() as patch:
+            stopping(patch, stop)
+            done = xtool(*args, "--steps", 8, "-o", "b.st", "--keep-state", "--resume")
+            assert done.code == 130, done
+    assert xtool(*args, "--steps", 8, "-o", "b.st", "--keep-state", "--resume").code == 0
     assert (tmp_path / "a.st").read_bytes() == (tmp_path / "b.st").read_bytes()
     assert xtool(*args, "--steps", 8, "--replicas", 2, "--seed", -1, "-o", "r.st").code == 0
     assert xtool("slice", "r.st", "--replica", 1, "-o", "one.st").code == 0
@@ -476,6 +497,36 @@ def test_each_size_is_compared_with_the_twin_of_its_own_sizes(dolls: Path, xtool
     assert (done.code, "is as large as `16`" in done.err) == (2, True)
 
 
+def test_sizes_of_a_looped_model_have_its_loops_and_watched_runs_their_gains(
+    data: Path, xtool: Run
+) -> None:
+    shape = ["--d-model", 16, "--n-heads", 2, "--n-loops", 4, "--batch-size", 8, "--threads", 1]
+    args = ["train", data, "--arch", "looped", *shape, "--nest", "d_model=8", "-q"]
+    loops = ["--loops-from", 1, "--loops-by", "random"]
+    assert xtool(*args, *loops, "--steps", 6, "-o", "l.st").code == 0
+    done = xtool(
+        "train", data, *shape[:4], "--nest", "d_ff=8", "--watch", "--steps", 2, "-o", "w.st"
+    )
+    assert done.code == 0, done.err
+
+
+def test_a_size_has_its_gains_by_whatever_name_it_is_asked_for(
+    data: Path, xtool: Run, tmp_path: Path
+) -> None:
+    shape = ["--d-model", 16, "--n-heads", 2, "--n-layers", 2, "--batch-size", 8, "--threads", 1]
+    nest = ["--nest", "d_ff=16", "--nest", "n_layers=1", "--tied-head"]
+    assert xtool("train", data, *shape, *nest, "--steps", 20, "--lr", 0.03, "-o", "g.st").code == 0
+    assert xtool("slice", "g.st", "--n-layers", 1, "-o", "s.st").code == 0
+    inputs = torch.randint(27, (4, 12), generator=torch.Generator().manual_seed(0))
+    want = read_model(tmp_path / "s.st")[2].eval()(inputs)
+    for changes in ({"n_layers": 1}, {"n_layers": 1, "d_ff": 64}):
+        found = read_model(tmp_path / "g.st", size=changes)[2].eval()(inputs)
+        assert torch.equal(found, want)
+    model = read_model(tmp_path / "g.st")
+    child = Child(model[2].eval(), model[0].config, {"n_layers": 1}).bind()
+    assert torch.equal(child(inputs), want)
+
+
 def test_a_looped_model_nests_and_slices(data: Path, xtool: Run, tmp_path: Path) -> None:
     shape = ["--d-model", 16, "--n-heads", 2, "--n-loops", 3, "--batch-size", 8, "--threads", 1]
     args = ["train", data, "--arch", "looped", *shape, "--nest", "d_model=8", "-q"]
@@ -487,6 +538,21 @@ def test_a_looped_model_nests_and_slices(data: Path, xtool: Run, tmp_path: Path)
     child = Child(model.eval(), config, {"d_model": 8}).bind()
     with torch.inference_mode():
         assert torch.equal(child(inputs), read_model(tmp_path / "s.st")[2].eval()(inputs))
+
+
+def test_sizes_with_gains_of_their_own_stay_until_the_whole_is_taken_out(
+    dolls: Path, xtool: Run, tmp_path: Path
+) -> None:
+    done = xtool("train", dolls, "--from", "n.st", "--nest", "d_ff=16", "--steps", 1, "-o", "m.st")
+    assert (done.code, "takes it out whole" in done.err) == (2, True)
+    assert xtool("slice", "n.st", "--to", 16, "-o", "w.st").code == 0
+    header = load(tmp_path / "w.st")[0]
+    assert (header.config["nest"], header.config["arch"]) == (None, "gpt")
+    inputs = torch.randint(27, (4, 12), generator=torch.Generator().manual_seed(0))
+    one, other = (read_model(tmp_path / name)[2].eval()(inputs) for name in ("n.st", "w.st"))
+    assert torch.equal(one, other)
+    done = xtool("train", dolls, "--from", "w.st", "--nest", "d_ff=16", "--steps", 1, "-o", "m.st")
+    assert done.code == 0, done.err
 
 
 def test_growing_a_nested_model_leaves_one_model(dolls: Path, xtool: Run, tmp_path: Path) -> None:

@@ -35,8 +35,7 @@ def grouped(table: Float[ndarray, "V d"], method: str, count: int | None = None)
     clusters = _library("cluster")
     far = 1 - cosines(table if method == "threshold" else table - table.mean(0))
     if method == "average":
-        if count is not None and not 1 < count < len(table):
-            raise UsageError(f"`groups` is {count}, it must be 2 to {len(table) - 1}")
+        require_groups(count, len(table))
         made = _cut(far, count or _natural(far))
     elif method == "hdbscan":
         made = clusters.HDBSCAN(FEWEST, metric="precomputed", copy=True).fit_predict(far)
@@ -45,6 +44,15 @@ def grouped(table: Float[ndarray, "V d"], method: str, count: int | None = None)
     alone = np.where(made < 0, len(made) + np.arange(len(made)), made)
     number = {group: place for place, group in enumerate(dict.fromkeys(alone.tolist()))}
     return [number[group] for group in alone.tolist()]
+
+
+def require_groups(count: int | None, tokens: int) -> None:
+    """Raise UsageError where so many tokens cannot be grouped so, or scikit-learn is not there."""
+    _library("cluster")
+    if tokens <= LEAST:
+        raise UsageError(f"{tokens} tokens are too few to group")
+    if count is not None and not 1 < count < tokens:
+        raise UsageError(f"`groups` is {count}, it must be 2 to {tokens - 1}")
 
 
 def _cut(far: Float[ndarray, "V V"], count: int) -> Int64[ndarray, " V"]:

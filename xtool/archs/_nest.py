@@ -38,6 +38,7 @@ from xtool.widths import larger, resized
 
 AXES = ("d_model", "n_heads", "d_ff", "n_layers")
 HEAD, AUTO = "head", "auto"
+WHOLE = ("gpt", "matryoshka")  # whose head alone reads what comes before it
 SIZE = "sizes"  # under which names stand what a size has of its own
 
 
@@ -132,6 +133,8 @@ def canonical(config: Mapping[str, Any]) -> str | None:
     sizes = sizes_of(config)
     for size in sizes:
         sized(config, size.changes)
+    if HEAD in axes and config["arch"] not in WHOLE:
+        raise UsageError(f"`--nest head=...` is for a gpt, the model is a {config['arch']}")
     weights_of(config, len(sizes))
     if not 0 <= config["nest_distill"] <= 1:
         raise UsageError(f"`nest_distill` is {config['nest_distill']}, it must be 0 to 1")
@@ -178,8 +181,8 @@ def parse_size(text: str, config: Mapping[str, Any]) -> Size:
     for word in text.split():
         name, _, numbers = word.rpartition("=")
         name = name.replace("-", "_") or "d_model"
-        if name not in (*SIZES, HEAD):
-            raise unknown("axis of `--size`", name, [*AXES, HEAD])
+        if name not in (*AXES, "n_kv_heads", HEAD):
+            raise unknown("axis of `--size`", name, [*AXES, "n_kv_heads", HEAD])
         try:
             each = [int(part) for part in numbers.split(",")]
         except ValueError as error:
@@ -189,6 +192,8 @@ def parse_size(text: str, config: Mapping[str, Any]) -> Size:
         sizes[name] = each if len(each) > 1 else each[0]
     if not sizes:
         raise UsageError("`--size` is empty", "write it like `16`, or `d_ff=64,128`")
+    if HEAD in sizes and len(sizes) > 1:
+        raise UsageError(f"`--size {text}`: `head` is the output's alone, with no other axis")
     return size_of(config, sizes)
 
 
@@ -249,12 +254,10 @@ def inner(config: Mapping[str, Any], small: Mapping[str, Any]) -> tuple[str | No
         return None, []
     nest = " ".join(f"{name}={','.join(map(str, sizes))}" for name, sizes in kept.items())
     nested = {**config, **small, "nest": nest}
-    before = [sized(config, size.changes) for size in sizes_of(config)]
     after = [sized(nested, size.changes) for size in sizes_of(nested)[:-1]]
-    return nest, [
-        next(p for p, one in enumerate(before) if all(one.get(n) == new.get(n) for n in SIZES))
-        for new in after
-    ]
+    places = [place for new in after if (place := place_of(config, new)) is not None]
+    # Widths that follow from others may round otherwise on the way through a size between.
+    return (nest, places) if len(places) == len(after) else (None, [])
 
 
 def require_size(
@@ -344,11 +347,11 @@ class Child:
         old, new = layout({**config, "nest": None}), layout(self.config)
         head = layout(head_config(self.config, changes))
         stored = {tie.alias: tie.stored for tie in old.ties}
-        theirs = dict(_held(model))
+        theirs, place = dict(_held(model)), place_of(config, self.config, changes.get(HEAD))
         self._places = []
         for name, (held, key) in _held(self.module):
             ours = head if name.startswith(f"{HEAD}.") else new
-            source = source_of(stored.get(name, name), config, changes, theirs)
+            source = source_of(stored.get(name, name), place, theirs)
             # A tied head reads other axes than the embedding whose values it has.
             self._places.append((held, key, theirs[source], steps(name, old, ours)))
 
@@ -367,12 +370,21 @@ class Child:
         return self.module
 
 
-def source_of(
-    name: str, config: Mapping[str, Any], changes: Mapping[str, Any], names: Container[str]
-) -> str:
+def place_of(
+    config: Mapping[str, Any], small: Mapping[str, Any], head: int | None = None
+) -> int | None:
+    """Which of a model's nested sizes a configuration is, by what it comes to; None for no one."""
+    for place, size in enumerate(sizes_of(config)):
+        one = sized(config, size.changes)
+        same = all(one.get(name) == small.get(name) for name in SIZES)
+        if size.changes and same and size.changes.get(HEAD) == head:
+            return place
+    return None
+
+
+def source_of(name: str, place: int | None, names: Container[str]) -> str:
     """The stored tensor that a size's is a prefix of; its norms may have gains of their own."""
-    places = [p for p, size in enumerate(sizes_of(config)) if size.changes == changes]
-    own = f"{SIZE}.{places[0]}.{name}" if places else name
+    own = f"{SIZE}.{place}.{name}"
     return own if own in names else name
 
 
@@ -402,15 +414,9 @@ def head_config(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
 
 
 def with_head(model: nn.Module, config: Mapping[str, Any], changes: Mapping[str, Any]) -> nn.Module:
-    """A model whose head reads only a prefix, where that is what is nested; without values.
-
-    Raises:
-        UsageError: the architecture's head is read elsewhere too.
-    """
+    """A model whose head reads only a prefix, where that is what is nested; without values."""
     if HEAD not in changes:
         return model
-    if config["arch"] not in ("gpt", "matryoshka"):
-        raise UsageError(f"`--nest head=...` is for a gpt, the model is a {config['arch']}")
     own = SimpleNamespace(**head_config(config, changes))
     weight = next(iter(model.parameters()))
     tied = nn.Parameter(weight.new_empty(own.n_outputs, own.d_model)) if own.tied_head else None

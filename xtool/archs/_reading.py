@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from xtool.archs._contracts import Model
 from xtool.archs._making import build, empty, stored_names
-from xtool.archs._nest import HEAD, build_size, head_config, sized, source_of
+from xtool.archs._nest import HEAD, build_size, head_config, place_of, sized, source_of
 from xtool.axes import Layout, layout
 from xtool.checkpoint import Reader, model_reader
 from xtool.errors import XtoolError
@@ -140,8 +140,11 @@ def fill_size(model: nn.Module, size: Mapping[str, Any], reader: Reader) -> None
     small = sized(old.config, size)
     new, head = layout(small), layout(head_config(small, size))
     stored = {tie.alias: tie.stored for tie in old.ties}
+    place = place_of(old.config, small, size.get(HEAD))
     with torch.no_grad():
         for name, tensor in model.state_dict(keep_vars=True).items():
+            if name in stored and HEAD not in size:
+                continue  # tied: the embedding's own values
             found = prefixes(old, head if name.startswith(f"{HEAD}.") else new, name)
-            source = source_of(stored.get(name, name), old.config, size, reader.names)
+            source = source_of(stored.get(name, name), place, reader.names)
             tensor.copy_(gather(reader, source, found, 0, len(tensor), reader.dtype(source)))

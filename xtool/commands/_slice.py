@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from xtool.archs import read_model
-from xtool.dataset import Dataset, find_data
-from xtool.errors import UsageError
-from xtool.evaluation.importance import orders
+from xtool.dataset import find_data
+from xtool.evaluation.importance import calibrating, orders
 from xtool.evaluation.score import scores
 from xtool.gather import Orders
 from xtool.storage import Source
@@ -27,18 +26,11 @@ def orders_of(path: Path, data: Path, replica: int | None) -> Orders:
     """The order of a model's units by importance, on the first examples of the training split.
 
     Raises:
-        UsageError: a file of several models, or units that cannot change their places.
+        UsageError: units that cannot change their places.
     """
     header, ours, model = read_model(path, replica)
-    if header.replicas > 1 and replica is None:
-        raise UsageError(f"{path}: holds {header.replicas} models", "sort one with `--replica`")
     found = fitted(open_data(data), header, str(data))
-    return orders(model, ours, found.split(_calibrating(found)))
-
-
-def _calibrating(data: Dataset) -> str:
-    """The split to look at: the training one, unless it is drawn."""
-    return "train" if hasattr(data.split("train"), "inputs") else "dev"
+    return orders(model, ours, calibrating(found))
 
 
 def losses(path: Path, small: Path, data: Path, replica: int | None) -> tuple[float, float]:

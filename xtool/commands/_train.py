@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xtool import registry
-from xtool.archs import count
+from xtool.archs import canonical, count
 from xtool.atomic import require_apart, require_writable
 from xtool.commands._ui import Notes
 from xtool.config import check_model, model_options, options, resolve, with_later
@@ -24,6 +24,7 @@ from xtool.training.state import optimizer_of
 
 FOLDER = Path("checkpoints")
 LENGTH = ("epochs", "steps", "max_flops", "max_time", "patience")
+OF_TOKENS = ("emergent", "every", "groups")
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,11 @@ def _saved_config(asked: Asked, saved: Header, where: Path) -> dict[str, Any]:
     arch = str(config["arch"])
     ready = preset(arch, asked.preset, asked.dial("d_model"))
     declared = [*model_options(arch, config.get("attention")), CONTEXT]
-    said = {dial.name: asked.dial(dial.name) for dial in declared}
+    said = {dial.name: dial.parse(asked.dial(dial.name), "the flag") for dial in declared}
+    if said.get("nest"):
+        said["nest"] = canonical({**config, "nest": said["nest"]})
+    if isinstance(said.get("d_ff"), list) and len({*said["d_ff"]}) == 1:
+        said["d_ff"] = said["d_ff"][0]
     given = {name: ready.get(name) if value is None else value for name, value in said.items()}
     for name, here in {"arch": asked.arch, **given}.items():
         if here not in (None, config[name]):
@@ -214,7 +219,7 @@ def _training_dials(
     """
     old = dict(before.training.get("dials", {})) if before else {}
     if not resuming:
-        old = {k: v for k, v in old.items() if k not in (*LENGTH, "device")}
+        old = {k: v for k, v in old.items() if k not in (*LENGTH, *OF_TOKENS, "device")}
     given = [*asked.layers, ("preset", ready)]
     dials = resolve(RESULT + REPORT, [*given, ("the checkpoint", old), ("task", task)])
     for where, values in given:

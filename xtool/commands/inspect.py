@@ -238,4 +238,7 @@ def _categories(path: Path) -> str:
             f"{path}: was trained with no groups of tokens",
             "`xtool train` with `--categories` or `--emergent` has them",
         )
-    return category_text(groups, texts_of(header.tokenizer))
+    tokens = texts_of(header.tokenizer)
+    if len({*tokens}) < len(tokens):
+        raise XtoolError(f"{path}: some tokens have one text, no file could tell them apart")
+    return category_text(groups, tokens)

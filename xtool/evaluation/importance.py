@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from xtool.archs import SIZE, stored_names
 from xtool.axes import RESIDUAL, Layout, fixed
-from xtool.dataset import Split
+from xtool.dataset import Dataset, Drawn, Split
 from xtool.errors import UsageError
 from xtool.evaluation.score import together
 from xtool.gather import Orders, Picked, prefixes
@@ -24,6 +24,12 @@ from xtool.gather import Orders, Picked, prefixes
 EXAMPLES = 256
 HEADS, FEED_FORWARD = "n_kv_heads", "d_ff"
 NORMS = ("attention_norm", "mlp_norm", "head.norm")
+
+
+def calibrating(data: Dataset) -> Split:
+    """The split whose examples are looked at: what is trained on, or dev where that is drawn."""
+    split = data.split("train")
+    return data.split("dev") if isinstance(split, Drawn) else split
 
 
 class _Mean:
@@ -58,7 +64,10 @@ def orders(model: nn.Module, ours: Layout, split: Split) -> Orders:
         UsageError: heads write the residual stream themselves, so no unit can change its place.
     """
     if ours.config.get("attention_output") is False:
-        raise UsageError("without an output projection units have places that cannot be sorted")
+        raise UsageError(
+            "without an output projection units have places that cannot be sorted",
+            "leave out `--sort`; `--no-nest-sort` in training",
+        )
     before, after, handles = {}, _Mean(), []
     for name, module in model.named_modules():
         if name.endswith((".mlp.down", ".attention.o")):

@@ -42,6 +42,8 @@ def beside(large: nn.Module, small: nn.Module, split: Split) -> dict[str, Float6
     large.eval()
     small.eval()
     parts: dict[str, list[Tensor]] = {"agreement": [], "acceptance": []}
+    if large(split.inputs[:1].to(device)).shape[-1] == 1:
+        return {}  # numbers, which have no likeliest class
     size = together(split, BATCH)
     for at in range(0, len(split), size):
         inputs = split.inputs[at : at + size].to(device)  # (B, T)

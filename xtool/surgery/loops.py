@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xtool.archs import checked, open_model
+from xtool.archs import SIZE, checked, open_model
 from xtool.axes import Layout, layout
 from xtool.checkpoint import NAMES, Reader, save_streamed
 from xtool.config import OTHER, SHAPE, model_options
@@ -123,10 +123,12 @@ def _write(
     """Write the model whose layers are the means of old ones, and compare."""
     header = reader.source.require_header()
     assert reader.layout is not None
+    if config.get("nest"):
+        config = {**config, "nest": None, "nest_weights": None}
     new = layout(checked(config))
     rows = partial(_rows, reader, new, sources)
     specs = []
-    for name in reader.names:
+    for name in (name for name in reader.names if not name.startswith(f"{SIZE}.")):
         layer = reader.layout.layer(name)
         at = [None] if layer is None else [n for n, old in sources.items() if old[0] == layer]
         specs += [

@@ -198,7 +198,7 @@ def _plan_one(
     operator: Operator = registry.load("surgery/operators", method)
     new_config = resized(old.config, changes, keep_heads=True)
     if new_config.get("nest"):
-        new_config["nest"] = None
+        new_config |= {"nest": None, "nest_weights": None}
         new_config["arch"] = "gpt" if new_config["arch"] == "matryoshka" else new_config["arch"]
     for name in SIZES:
         if (new_config.get(name) or 0) < (old.config.get(name) or 0):

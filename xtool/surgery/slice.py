@@ -20,7 +20,7 @@ from xtool.archs import (
     inner,
     is_trained,
     open_model,
-    size_of,
+    place_of,
     sizes_of,
     source_of,
     stored_names,
@@ -66,14 +66,14 @@ class Cut:
         if start == SIZE:
             place, _, rest = rest.partition(".")
             return f"{SIZE}.{self.sizes[int(place)]}.{rest}"
-        return source_of(name, self.old.config, self.changes, names)
+        return source_of(name, self.place, names)
 
     @cached_property
-    def changes(self) -> dict[str, Any]:
-        """The sizes that a nested model's own dials give this one."""
-        axes = axes_of(self.old.config)
-        pairs = {name: self.new.config[name] for name in axes if name in self.new.config}
-        return dict(size_of(self.old.config, pairs).changes)
+    def place(self) -> int | None:
+        """Which of the large model's nested sizes it is; none where units are in another order."""
+        first = [*self.layers] == [*range(len(self.layers))]
+        nested = self.old.config.get("nest") and first and not self.orders
+        return place_of(self.old.config, self.new.config) if nested else None
 
     def maps(self, name: str, source: str) -> list[Tensor]:
         """Which indices of the large tensor the small one has, along each axis."""
@@ -116,6 +116,8 @@ def slice_model(
         assert old is not None
         cut = _cut(old, changes, str(path), orders or {})
         differ = changed(old.config, cut.new.config, but=NAMED)
+        if not differ and changes and old.config.get("nest") and not cut.new.config["nest"]:
+            differ = [f"the whole of {old.config['nest']}, with no size inside"]
         if not differ and taken is None and not orders:
             raise UsageError("nothing to slice: every size is already as asked")
         if differ and not untrained_ok:
@@ -137,7 +139,7 @@ def _cut(old: Layout, changes: Mapping[str, Any], where: str, orders: Orders) ->
     Raises:
         UsageError: see `slice_model`.
     """
-    if HEAD in axes_of(old.config) and changes:
+    if HEAD in axes_of(old.config) and (changes or orders):
         raise UsageError(
             f"{where}: only its output is nested (`{old.config['nest']}`), its blocks are whole",
             "`xtool evaluate --size` and `xtool sample --size` read its sizes",
@@ -149,7 +151,11 @@ def _cut(old: Layout, changes: Mapping[str, Any], where: str, orders: Orders) ->
         each = old.config.get("d_ff")
         if isinstance(each, list) and "d_ff" not in wanted:
             wanted["d_ff"] = [each[layer] for layer in layers]
-    whole = {**old.config, "nest": None} if "nest" in old.config else dict(old.config)
+    whole = (
+        {**old.config, "nest": None, "nest_weights": None}
+        if "nest" in old.config
+        else dict(old.config)
+    )
     config = checked(resized(whole, wanted)) if wanted else checked(whole)
     for name in SIZES:
         if larger(config.get(name), old.config.get(name)):
@@ -158,10 +164,15 @@ def _cut(old: Layout, changes: Mapping[str, Any], where: str, orders: Orders) ->
                 "slicing only makes a model smaller",
                 "to make it larger use `xtool grow`",
             )
-    nest, sizes = inner(old.config, config) if [*layers] == [*range(len(layers))] else (None, [])
+    nest: str | None = None
+    sizes: list[int] = []
+    # Asked for at its own sizes, a nested model is taken out whole, with none inside.
+    whole_one = bool(wanted) and all(config.get(n) == old.config.get(n) for n in SIZES)
+    if not whole_one and not orders and [*layers] == [*range(len(layers))]:
+        nest, sizes = inner(old.config, config)
     if nest is not None:
-        same = nest == old.config["nest"]
-        config = checked({**config, "nest": nest} | ({} if same else {"nest_weights": None}))
+        weights = old.config["nest_weights"] if nest == old.config["nest"] else None
+        config = checked({**config, "nest": nest, "nest_weights": weights})
     elif config["arch"] == "matryoshka":
         config["arch"] = "gpt"
     new = layout(config)
@@ -182,11 +193,7 @@ def _layers(config: Mapping[str, Any], wanted: int | list[int] | None, where: st
     """
     count = int(config.get("n_layers") or 1)
     if not isinstance(wanted, list):
-        return (
-            [*range(min(count, wanted or count))]
-            if (wanted or 1) <= count
-            else [*range(wanted or 0)]
-        )
+        return [*range(count if wanted is None else wanted)]
     if wanted != sorted({*wanted}) or not wanted or wanted[0] < 0:
         raise UsageError(f"`--n-layers` {wanted}: layers rise, each once", "such as `0-3,5`")
     if wanted[-1] >= count:

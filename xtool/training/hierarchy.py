@@ -16,15 +16,18 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xtool.analysis.grouping import agreement, clarity, grouped
-from xtool.archs import HEAD, Child, axes_of, sizes_of
+from xtool.analysis.grouping import agreement, clarity, grouped, require_groups
+from xtool.archs import HEAD, Child, axes_of, label_of, sizes_of
 from xtool.categories import Groups, read_categories
+from xtool.dataset import Split
 from xtool.errors import UsageError
+from xtool.evaluation.score import together
 from xtool.header import Header
 from xtool.rows import Row, row
 from xtool.tokenizers import texts_of
 
 SETTLED = 0.95
+EXAMPLES = 256  # of dev, for the loss of a level
 
 
 def levels_of(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -70,6 +73,8 @@ class Hierarchy:
         self.config, self.dials, self.groups = config, dials, groups
         self.levels = levels_of(config)
         self.given: Groups = {}
+        if dials["emergent"] != "none":
+            require_groups(dials["groups"], int(config["vocab_size"]))
         if dials["categories"]:
             tokens = texts_of(data.tokenizer)
             self.given, _ = read_categories(Path(dials["categories"]), tokens)
@@ -114,12 +119,18 @@ class Hierarchy:
         """Whether two groupings in a row agreed, which ends the search."""
         return "" in self.groups
 
-    def clear(self, model: nn.Module, base: Mapping[str, Any]) -> list[Row]:
-        """Rows of how clear the groups of each level are in the embedding now."""
-        rows = []
+    @torch.inference_mode()
+    def clear(self, model: nn.Module, split: Split, base: Mapping[str, Any]) -> list[Row]:
+        """Rows of how clear the groups of each level are now, and of its loss over its floor."""
+        rows, some = [], together(split, EXAMPLES)
+        device = next(model.parameters()).device
+        inputs, targets = (part[:some].to(device) for part in (split.inputs, split.targets))
+        model.eval()
         for level, groups in self.groups.items():
             if level:
                 said = clarity(self._table(model, level).numpy(), groups)
+                child = Child(model, self.config, self.levels[level]).bind(contiguous=True)
+                said["group_excess"] = float(excess(child(inputs), targets, groups).mean())
                 rows += self._told(said, groups, level, base)
         return rows
 
@@ -128,20 +139,13 @@ class Hierarchy:
     ) -> list[Row]:
         if level in self.given and self.dials["emergent"] != "none":
             said["category_agreement"] = agreement(self.given[level], groups)
-        return [row(metric=name, value=value, size=level, **base) for name, value in said.items()]
+        size = label_of(self.levels[level])
+        return [row(metric=name, value=value, size=size, **base) for name, value in said.items()]
 
     @staticmethod
     def _table(model: nn.Module, level: str) -> Float[Tensor, "V d"]:
         weight = model.get_parameter("embed.weight").detach()
         return weight[:, : int(level)].double().cpu()
-
-    @torch.inference_mode()
-    def excess_of(
-        self, model: nn.Module, level: str, inputs: Integer[Tensor, "B T"], targets: Tensor
-    ) -> Float[Tensor, "B T"]:
-        """The loss of a level over its floor."""
-        child = Child(model, self.config, self.levels[level]).bind(contiguous=True)
-        return excess(child(inputs), targets, self.groups[level])
 
 
 def excess(

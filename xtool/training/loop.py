@@ -178,6 +178,12 @@ class _Loop:
             # Gradients are averaged over processes, the batch's is their sum.
             (losses.sum() * processes.count).backward()  # type: ignore[no-untyped-call]
             found.append(losses.detach())
+        if self.who.nested:
+            # Sizes take turns; what no size of this step has is moved by its moments all the same,
+            # so that all parameters are as many steps old.
+            for parameter in run.model.parameters():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
         return torch.stack(found).sum(0)
 
     @torch.no_grad()
@@ -227,7 +233,7 @@ class _Loop:
             self._evaluate()
         if save and not last:
             self._save_state()
-        if step == min(LOOK_EVERY, self.total) and not self.sharded:
+        if step == min(LOOK_EVERY, self.total) and not self.sharded and not self.who.nested:
             self._name_unmoved()
 
     def _regroup(self, step: int) -> None:
@@ -308,7 +314,7 @@ class _Loop:
                 rows.append(row(split="train", metric="loss", value=mean, **base))
             rows += self._reached(rows, base)
             if self.hierarchy:
-                rows += self.hierarchy.clear(model, base | {"split": "train"})
+                rows += self.hierarchy.clear(model, run.data.split("dev"), base | {"split": "dev"})
             if self.watch and at.loss_count:
                 rows += self._watched(self.watch, replica, base | {"split": "train"})
         at.loss_sums, at.loss_count = [], 0

@@ -15,7 +15,7 @@ from jaxtyping import Float, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xtool.archs import Child, Size, axes_of, parse_size, sizes_of, weights_of
+from xtool.archs import Child, Size, Stepped, axes_of, parse_size, sizes_of, weights_of
 from xtool.seeds import derive
 from xtool.training.hierarchy import Hierarchy, excess
 
@@ -43,6 +43,7 @@ class Nested:
 
     def at_step(self, step: int) -> None:
         """Choose the sizes, by the step alone; the largest comes first."""
+        self.step = step
         draw, last = Random(derive(step, "sizes")), len(self.sizes) - 1
         schedule = self.config["nest_schedule"]
         if schedule == "joint":
@@ -54,12 +55,13 @@ class Nested:
             drawn = draw.sample(middle, min(len(middle), self.config["nest_drawn"]))
             chosen = [*{0, *drawn, last}]
         self.chosen = sorted(chosen, reverse=True)
-        self.mixes = {place: self._mixed(self.sizes[place], draw) for place in self.chosen}
+        self.mixes = {z: self.sizes[z] for z in self.chosen}
+        if self.config["nest_mix"]:
+            between = [z for z in self.chosen if 0 < z < last]
+            self.mixes |= {z: self._mixed(self.sizes[z], draw) for z in between}
 
     def _mixed(self, size: Size, draw: Random) -> Size:
-        """The size, or one with a feed-forward width drawn for each layer in its place."""
-        if not self.config["nest_mix"] or not size.changes:
-            return size
+        """The size with a feed-forward width drawn for each layer."""
         layers = size.changes.get("n_layers", self.config["n_layers"])
         widths = ",".join(str(draw.choice(self.axes["d_ff"])) for _ in range(layers))
         rest = [f"{name}={n}" for name, n in size.changes.items() if name != "d_ff"]
@@ -88,7 +90,10 @@ class Nested:
             if len(self._children) >= KEPT:
                 self._children.pop(next(iter(self._children)))
             self._children[size.label] = Child(self.whole, self.config, size.changes)
-        return self._children[size.label].bind(contiguous=alone)
+        module = self._children[size.label].bind(contiguous=alone)
+        if isinstance(module, Stepped):
+            module.at_step(self.step)
+        return module
 
     def modules(self) -> list[nn.Module]:
         """Every module that a step may run."""
@@ -105,7 +110,7 @@ class Nested:
 
         Its gradient is that of their weighted mean, in which a smaller size's is partly its
         distance from the largest; one with groups has their loss. Its value is the largest one's
-        own, to compare with other runs.
+        own, to compare with other runs; where `random` took a single size, that size's.
         """
         each = losses.flatten(2).mean(-1)  # (R, Z)
         if self.distill and len(self.chosen) > 1:

@@ -28,9 +28,9 @@ from xtool.archs import (
 from xtool.axes import REPLICAS, RESIDUAL, SIZES, Layout, layout, one_model
 from xtool.checkpoint import model_reader
 from xtool.config import LARGEST, options
-from xtool.dataset import Dataset, Drawn
+from xtool.dataset import Dataset
 from xtool.errors import UsageError, XtoolError, unknown
-from xtool.evaluation.importance import sort_units
+from xtool.evaluation.importance import calibrating, sort_units
 from xtool.evaluation.score import metrics
 from xtool.header import Header
 from xtool.inputs import read_bytes
@@ -38,7 +38,7 @@ from xtool.lineage import Step, step
 from xtool.storage import Source
 from xtool.tasks import Shape, fitted, task_of
 from xtool.training.dials import REPORT
-from xtool.training.hierarchy import levels_of
+from xtool.training.hierarchy import Hierarchy
 from xtool.training.optimizers import FOLDER as OPTIMIZERS
 from xtool.training.optimizers import Slot
 from xtool.training.parallel import Processes, check_parallel
@@ -55,6 +55,7 @@ MAX_THREADS = 1024
 MAX_REPLICAS = 1024
 # Of the weights; with bf16 it is products that are rounded.
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.float32}
+OF_SIZES = ("nest", "nest_gain", "nest_weights")
 WIDTHS = [name for name in SIZES if name.startswith("d_") and name != RESIDUAL]
 
 
@@ -141,6 +142,19 @@ def fresh_config(
     return _with_nest(configured(config, shape))
 
 
+def _require_nest(config: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise UsageError for other nested sizes than those that have gains of their own already."""
+    if not config.get("nest") or config["nest_gain"] != "own":
+        return
+    given = {name: config[name] if asked.get(name) is None else asked[name] for name in OF_SIZES}
+    if canonical({**config, **given}) != config["nest"] or given["nest_gain"] != "own":
+        raise UsageError(
+            f"`nest` is {config['nest']} in the model given with `--from`, whose sizes have their "
+            "own gains",
+            f"`xtool slice --to {config['d_model']}` takes it out whole, with no size inside",
+        )
+
+
 def _with_nest(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration with its nested sizes as they stand in headers."""
     return config | {"nest": canonical(config)} if config.get("nest") else config
@@ -153,6 +167,7 @@ def trained_config(config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[
         UsageError: a dial that the model's tensors depend on was asked to differ.
     """
     tunable = [*registry.literal("archs", config["arch"], "TUNABLE", [])]
+    _require_nest(config, asked)
     before, variant = config.get("attention"), asked.get("attention") or config.get("attention")
     if variant != before:
         config = _with_attention(config, str(variant))
@@ -221,7 +236,7 @@ def set_up(
     check_dials(dials, data)
     check_parallel(processes, dials)
     config = one_model(config)
-    _check_nest(config, dials, processes)
+    _check_nest(config, dials, processes, data.header)
     ours, count = layout(config), int(dials["replicas"])
     models = [build(config).to(DTYPES[dials["precision"]]) for _ in range(count)]
     inputs, steps = {"data": data.header.digest}, list(data.header.lineage)
@@ -309,11 +324,10 @@ def _fill_from(
 
 def _sort(models: Sequence[nn.Module], config: Mapping[str, Any], data: Dataset) -> None:
     """Sort the units of trained models before anything smaller is nested in them."""
-    split = data.split("train")
     if not config["nest_sort"]:
         return
     for model in models:
-        sort_units(model, layout(config), data.split("dev") if isinstance(split, Drawn) else split)
+        sort_units(model, layout(config), calibrating(data))
         start_gains(model, ())
 
 
@@ -373,11 +387,13 @@ def check_dials(dials: Mapping[str, Any], data: Dataset) -> None:
             raise unknown("metric", metric, known)
 
 
-def _check_nest(config: Mapping[str, Any], dials: Mapping[str, Any], processes: Processes) -> None:
+def _check_nest(
+    config: Mapping[str, Any], dials: Mapping[str, Any], processes: Processes, data: Header
+) -> None:
     """Raise UsageError for what several sizes of one model cannot be trained with."""
     hierarchy = dials["categories"] or dials["emergent"] != "none"
     if hierarchy:
-        levels_of(config)
+        Hierarchy(config, dials, data, {})
         if dials["replicas"] > 1:
             raise UsageError("a hierarchy of tokens is of one model", "leave out `--replicas`")
     if dials["every"] < 1:

@@ -28,7 +28,8 @@ class Watch:
         prefixes = [prefix for prefix, _ in cast(Model, model).stages()]
         self.parts: dict[str, list[nn.Parameter]] = {prefix.strip("."): [] for prefix in prefixes}
         for name, parameter in model.named_parameters():
-            owner = next(prefix for prefix in prefixes if name.startswith(prefix))
+            owner = next((p for p in prefixes if name.startswith(p)), SIZE)
+            self.parts.setdefault(owner.strip("."), [])
             self.parts[owner.strip(".")].append(parameter)
         self.found: dict[str, dict[str, Float[Tensor, " R"]]] = {}
         self.before: dict[nn.Parameter, Tensor] = {}
@@ -84,6 +85,6 @@ class Watch:
 
 
 def without_gradient(model: nn.Module) -> list[str]:
-    """The parameters that the last backward pass did not reach; nested sizes take turns."""
-    named = [(n, p) for n, p in model.named_parameters() if not n.startswith(f"{SIZE}.")]
+    """The parameters that the last backward pass did not reach."""
+    named = model.named_parameters()
     return [name for name, p in named if p.grad is None or not bool(p.grad.any())]
