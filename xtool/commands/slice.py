@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
+from xtool.commands._budget import Budget, Device, Examples, Latency, Threads
 from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes, target
 from xtool.commands._ui import (
     MODEL,
@@ -55,9 +56,16 @@ def slice_(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="With --fold: data to give the loss before and after on.", rich_help_panel=MODEL
+            help="With --fold: data to give the loss before and after on. With --params or "
+            "--latency: data to choose on; by default that of the lineage.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
+    params: Budget = None,
+    latency: Latency = None,
+    examples: Examples = None,
+    device: Device = "auto",
+    threads: Threads = None,
     untrained_ok: Annotated[
         bool,
         typer.Option(
@@ -78,10 +86,19 @@ def slice_(
     notes = Notes(quiet, verbose)
     layers = _layers(dials.pop("n_layers", None))
     said = dials | {"d_model": d_model, "vocab_size": vocab_size}
-    enough = replica is not None or fold is not None
+    budgets = {"params": params, "latency": latency}
+    budgeted = any(budgets.values())
+    enough = replica is not None or fold is not None or budgeted
     sizes = resolve(OPTIONS, [(SAID, said)])
     wanted = changes(sizes | {"n_layers": layers}, enough)
     found = files(model)
+    if budgeted:
+        from xtool.commands._budget import Where, slice_each
+
+        beside = [*wanted, *(["fold"] if fold is not None else [])]
+        where = Where(data, examples, device, threads, replica)
+        slice_each(found, budgets, beside, where, out, force, notes)
+        return
     if fold is not None:
         from xtool.commands._loops import fold_each
 
@@ -91,7 +108,10 @@ def slice_(
     from xtool.errors import UsageError
 
     if data is not None:
-        raise UsageError("`--data` is for `--fold`: a slice is a prefix, and no loss is measured")
+        raise UsageError(
+            "`--data` is for `--fold`, `--params` and `--latency`: a slice is a prefix, and no "
+            "loss is measured"
+        )
     from xtool.surgery.slice import slice_model
 
     if out and len(found) > 1:
