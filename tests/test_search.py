@@ -1,5 +1,6 @@
 """The size of the lowest loss under a budget, against all sizes."""
 
+import json
 import random
 from collections.abc import Callable
 from itertools import product
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Result, configuration, make_model
+from matplotlib.figure import Figure
 from torch import nn
 
 from xtool.archs import Child, build, canonical, read_model, size_of, start, stored_names
@@ -26,6 +28,9 @@ from xtool.evaluation.score import scores
 from xtool.evaluation.search import MOST, Losses, explore, on_front, search
 from xtool.header import Header
 from xtool.lineage import step
+from xtool.plots._draw import request
+from xtool.plots.front import ENTRY as FRONT
+from xtool.rows import row
 from xtool.storage import Source
 from xtool.surgery.slice import slice_model
 from xtool.tasks import open_data, task_of
@@ -273,3 +278,54 @@ def test_a_model_that_is_not_nested_has_no_sizes_to_choose_from(xtool: Run, tmp_
     assert done.code == 2
     assert "is not nested" in done.err
     assert "--nest" in done.err
+
+
+def test_the_rows_of_a_front_say_which_sizes_no_other_beats(nested: Path, xtool: Run) -> None:
+    done = xtool("evaluate", nested, "--front", 5, "--threads", 1, "--format", "jsonl")
+    assert done.code == 0, done.err
+    found = [json.loads(line) for line in done.out.splitlines()]
+    losses = {one["size"]: one for one in found if one["metric"] == "loss"}
+    assert 4 < len(losses) <= 7
+    assert {"d_ff=4", "d_ff=32"} <= {*losses}
+    for one in losses.values():
+        beaten = any(
+            other["params"] <= one["params"] and other["value"] < one["value"]
+            for other in losses.values()
+        )
+        assert one["front"] == str(not beaten).lower()
+        assert one["low"] < one["value"] < one["high"]
+        same = xtool("evaluate", nested, "--size", one["size"], "--format", "jsonl").out
+        plain = next(r for line in same.splitlines() if (r := json.loads(line))["metric"] == "loss")
+        assert plain["value"] == one["value"]
+        assert plain["params"] == one["params"]
+    assert {one["front"] for one in found} == {"true", "false"}
+
+
+def test_a_front_is_of_one_nested_model_on_one_split(nested: Path, xtool: Run) -> None:
+    for more in (["--size", "4"], ["--split", "train,dev"], ["--speed"], ["--against", nested]):
+        done = xtool("evaluate", nested, "--front", 2, *more)
+        assert (done.code, done.out) == (2, "")
+        assert "--front" in done.err
+    make_model(Path("plain.st"))
+    done = xtool("evaluate", "plain.st", "--front", 2, "--data", nested.with_name("data.st"))
+    assert done.code == 2
+    assert "is not nested" in done.err
+
+
+def test_a_front_is_a_line_with_the_beaten_sizes_and_twins_beside_it() -> None:
+    sizes = [
+        ("d_ff=4", 10, 3.0, "true"),
+        ("d_ff=4,32", 15, 3.5, "false"),
+        ("d_ff=32", 20, 2, "true"),
+    ]
+    columns = {"metric": "loss", "split": "dev"}
+    found = [row(label="m", params=n, value=v, size=s, front=f, **columns) for s, n, v, f in sizes]
+    found += [row(label="twin", params=20, value=v, seed=v, **columns) for v in (1, 3)]
+    axes = Figure().subplots()
+    FRONT(axes, request(found, "front", None, None, None))
+    drawn = {line.get_label(): line for line in axes.get_lines()}
+    assert [*drawn["m: front"].get_xydata()[:, 1]] == [3, 2]
+    assert [*drawn["m: beaten"].get_xydata()[:, 1]] == [3.5]
+    assert [*drawn["twin"].get_xydata()[0]] == [20, 2]
+    assert [*drawn["uniform sizes"].get_xydata()[:, 0]] == [10, 20]
+    assert drawn["m: beaten"].get_linestyle() == drawn["twin"].get_linestyle() == "None"
