@@ -10,7 +10,20 @@ from xtool.evaluation.importance import calibrating, orders
 from xtool.evaluation.score import scores
 from xtool.gather import Orders
 from xtool.storage import Source
+from xtool.surgery.slice import slice_model
 from xtool.tasks import fitted, open_data, task_of
+
+
+def slice_sorted(
+    path: Path, place: Path, wanted: Mapping[str, Any], data: Path | None, replica: int | None
+) -> tuple[str, str]:
+    """Cut a model by importance; what was done and what it costs, and the digest of the result."""
+    examples = data_for(path, data)
+    kept = orders_of(path, examples, replica)
+    changed, digest = slice_model(path, place, wanted, replica, orders=kept)
+    before, after = losses(path, place, examples, replica)
+    said = ", ".join(changed) or "sorted"
+    return f"{said}; approximate: loss {before:.4f} -> {after:.4f} on dev", digest
 
 
 def data_for(path: Path, given: Path | None) -> Path:

@@ -64,6 +64,16 @@ def evaluate(
             "--untrained-ok", help="Also sizes that were never trained.", rich_help_panel=MODEL
         ),
     ] = False,
+    front: Annotated[
+        int | None,
+        typer.Option(
+            help="Score the uniform sizes of a nested model and the best mix under each of so many "
+            "budgets of parameters; `front` says which sizes no other beats.",
+            rich_help_panel=MODEL,
+            min=1,
+            max=1000,
+        ),
+    ] = None,
     speed: Annotated[
         bool,
         typer.Option("--speed", help="Also positions a second.", rich_help_panel=OUTPUT),
@@ -212,17 +222,26 @@ def evaluate(
     sizes = SizeRequest(size or (), untrained_ok, speed)
     evaluator = Evaluator(data, split.split(","), device_of(device), trace, detail, sizes)
     asks = wanted.looped or by_examples or trace is not None or size or speed
+    if front and (asks or untrained_ok or others):
+        raise UsageError(
+            "`--front` chooses sizes itself and scores them plainly",
+            "leave out `--size`, `--against` and what looks inside",
+        )
     rows = []
     names: Sequence[str | None] = label or [None] * len(found)
     for path, name in zip(found, names, strict=True):
         notes.detail(f"evaluating {path}")
         if path.suffix in (".jsonl", ".csv"):
-            if asks:
+            if asks or front:
                 raise UsageError(
                     f"{path} holds rows, from which no size, loop, exit, mask or trace can be read",
                     "name the models",
                 )
             rows += tables.read(decode(read_bytes(path, "give a file of rows"), path), str(path))
+        elif front:
+            from xtool.evaluation.front import front_rows
+
+            rows += front_rows(evaluator, path, name, front)
         else:
             rows += evaluator.rows(path, name, others)
     rows = tables.select(rows, where or [])

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
+from xtool.commands._budget import Budget, Device, Examples, Latency, Threads
 from xtool.commands._dials import completion
 from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes, target
 from xtool.commands._ui import (
@@ -56,8 +57,8 @@ def slice_(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="To sort by, and to give the loss before and after on; for --sort that of the "
-            "lineage unless given.",
+            help="To sort by, to choose a size on, or to give the loss before and after on; that "
+            "of the lineage unless given, but for --fold.",
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -70,6 +71,11 @@ def slice_(
             autocompletion=completion(["importance"]),
         ),
     ] = None,
+    params: Budget = None,
+    latency: Latency = None,
+    examples: Examples = None,
+    device: Device = "auto",
+    threads: Threads = None,
     untrained_ok: Annotated[
         bool,
         typer.Option(
@@ -89,15 +95,25 @@ def slice_(
     """
     notes = Notes(quiet, verbose)
     layers = _layers(dials.pop("n_layers", None))
-    said = dials | {"d_model": d_model, "vocab_size": vocab_size}
-    enough = replica is not None or fold is not None or sort is not None
-    sizes = resolve(OPTIONS, [(SAID, said)])
+    given = dials | {"d_model": d_model, "vocab_size": vocab_size}
+    budgets = {"params": params, "latency": latency}
+    budgeted = any(budgets.values())
+    enough = replica is not None or fold is not None or sort is not None or budgeted
+    sizes = resolve(OPTIONS, [(SAID, given)])
     wanted = changes(sizes | {"n_layers": layers}, enough)
     found = files(model)
+    if budgeted:
+        from xtool.commands._budget import Where, slice_each
+
+        beside = [*wanted, *(["fold"] if fold is not None else []), *(["sort"] if sort else [])]
+        where = Where(data, examples, device, threads, replica)
+        slice_each(found, budgets, beside, where, out, force, notes)
+        return
     if fold is not None:
         from xtool.commands._loops import fold_each
 
-        fold_each(found, fold, {**wanted, "replica": replica}, data, out, force, notes)
+        others = {**wanted, "replica": replica, "sort": sort}
+        fold_each(found, fold, others, data, out, force, notes)
         return
     from xtool.atomic import require_apart, require_writable
     from xtool.errors import UsageError
@@ -105,31 +121,25 @@ def slice_(
     if sort not in (None, "importance"):
         raise UsageError(f"`--sort {sort}`: it is importance, or left out")
     if data is not None and not sort:
-        raise UsageError("`--data` is for `--sort` and `--fold`: else no loss is measured")
+        raise UsageError("`--data` is for `--sort`, `--fold` and budgets: else no loss is measured")
     from xtool.surgery.slice import slice_model
 
     if out and len(found) > 1:
         raise UsageError(f"`-o` names one file, {len(found)} models were given")
     names = wanted if replica is None else {**wanted, "replica": replica}
-    places = [target(path, out, names) for path in found]
+    places = [target(path, out, names, "sorted") for path in found]
     require_apart(places, [*found, *registry.admitted().values()])
     for path, place in zip(found, places, strict=True):
         require_writable(place, force)
         if sort:
-            from xtool.commands._slice import data_for, losses, orders_of
+            from xtool.commands._slice import slice_sorted
 
-            examples = data_for(path, data)
-            kept = orders_of(path, examples, replica)
-            changed, digest = slice_model(path, place, wanted, replica, orders=kept)
-            before, after = losses(path, place, examples, replica)
-            notes.say(
-                f"{path} -> {place}: {', '.join(changed) or 'sorted'}; approximate: loss "
-                f"{before:.4f} -> {after:.4f} on dev"
-            )
+            said, digest = slice_sorted(path, place, wanted, data, replica)
         else:
             changed, digest = slice_model(path, place, wanted, replica, untrained_ok)
-            told = ", ".join(changed)
-            notes.say(f"{path} -> {place}: {told}; every tensor is a prefix, to the bit")
+            part = "part of the parent's" if isinstance(layers, list) else "a prefix"
+            said = f"{', '.join(changed)}; every tensor is {part}, to the bit"
+        notes.say(f"{path} -> {place}: {said}")
         notes.detail(f"digest {digest}")
         write_stdout(f"{place}\n")
 

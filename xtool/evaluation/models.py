@@ -163,6 +163,15 @@ class Evaluator:
                 )
         return out
 
+    def loss(self, path: Path, size: Size) -> float:
+        """The mean loss of a size on the first of the splits."""
+        found = self._scores(path, 0, self._data_path(path), size)
+        return float(found.metrics[self.splits[0]]["loss"].mean())
+
+    def rows_of_size(self, path: Path, label: str | None, size: Size) -> list[Row]:
+        """The rows of one size of a file of one model."""
+        return self._rows_of_one(path, None, label, None, size)
+
     def _data_path(self, path: Path) -> Path:
         """The data that were given, or those of a model's lineage."""
         if self.data:
