@@ -193,7 +193,7 @@ def test_a_users_own_architecture_is_compared(
     [
         (["--similarity", "a.st"], "give two or more"),
         (["--spectrum", "a.st", "--json"], "are not for rows"),
-        (["a.st", "--format", "csv"], "are for --spectrum"),
+        (["a.st", "--format", "csv"], "are for rows: --parts"),
         (["--spectrum", "a.st", "--format", "cvs"], "unknown format"),
         (["--similarity", "a.st", "a.st"], "lineage names no data"),
     ],

@@ -161,6 +161,7 @@ def _read_jsonl(text: str, where: str) -> list[Row]:
 
 LARGEST = 1e200
 TEXT = {"label", "digest", "arch", "task", "split", "metric", "device"}
+NAMES = {"token", "other"}  # free columns of text, where `7` and `nan` are no numbers
 
 
 def _read_csv(text: str, where: str) -> list[Row]:
@@ -174,7 +175,7 @@ def _read_csv(text: str, where: str) -> list[Row]:
     if any(None in line for line in lines):
         raise XtoolError(f"{where}: a line has more cells than the heading")
     return [
-        row(**{k: (v or None) if k in TEXT else _number(v) for k, v in line.items()})
+        row(**{k: (v or None) if k in TEXT | NAMES else _number(v) for k, v in line.items()})
         for line in lines
     ]
 

@@ -1,4 +1,4 @@
-"""What `inspect --parts`, `--spectrum` and `--similarity` do: analyses of models, as rows."""
+"""What `inspect --parts`, `--spectrum`, `--similarity` and `--tokens` do: analyses, as rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ class Wanted:
         parts: the shares of their parts in parameters and FLOPs.
         spectrum: the singular values of their matrices.
         similarity: how alike their activations are.
+        tokens: how alike their token vectors are at each level.
         data: the inputs of `similarity`; None looks for those of the first model's lineage.
         split: which of them.
         where: conditions on the rows that are shown.
@@ -24,13 +25,14 @@ class Wanted:
     parts: bool
     spectrum: bool
     similarity: bool
+    tokens: bool
     data: Path | None
     split: str
     where: Sequence[str]
     form: str | None
 
     def __bool__(self) -> bool:
-        return self.parts or self.spectrum or self.similarity
+        return self.parts or self.spectrum or self.similarity or self.tokens
 
 
 def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
@@ -44,6 +46,7 @@ def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
     from xtool.analysis.parts import part_rows
     from xtool.analysis.similarity import similarity_rows
     from xtool.analysis.spectrum import spectrum_rows
+    from xtool.analysis.tokens import token_rows
     from xtool.config import check_model
     from xtool.dataset import find_data
     from xtool.errors import UsageError
@@ -68,6 +71,8 @@ def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
             header = source.require_header("model")
         data = wanted.data or find_data(header, [paths[0].parent, Path.cwd()])
         rows += similarity_rows(paths, names, open_data(data), wanted.split, notes.say)
+    if wanted.tokens:
+        rows += token_rows(paths, names)
     write_stdout(tables.render(tables.select(rows, wanted.where), form))
 
 

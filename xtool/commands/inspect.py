@@ -51,6 +51,14 @@ def inspect(
             rich_help_panel=INPUT,
         ),
     ] = False,
+    tokens: Annotated[
+        bool,
+        typer.Option(
+            "--tokens",
+            help="Rows: the cosine of each pair of token vectors, at each nested width.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -93,12 +101,13 @@ def inspect(
     """
     from xtool.errors import UsageError
 
-    wanted = Wanted(parts, spectrum, similarity, data, split, where or [], form)
+    wanted = Wanted(parts, spectrum, similarity, tokens, data, split, where or [], form)
     if wanted and (as_json or examples):
         raise UsageError("`--json` and `--examples` are not for rows", "`--format jsonl` is")
     if not wanted and (data or where or form):
         raise UsageError(
-            "`--data`, `--where` and `--format` are for --spectrum, --similarity and --parts"
+            "`--data`, `--where` and `--format` are for rows: --parts, --spectrum, --similarity, "
+            "--tokens"
         )
     if wanted:
         analyse(paths(file), wanted, Notes(quiet, verbose=False))

@@ -1,5 +1,6 @@
 """Plot rows: bars, curves, one picture for several models, bands over seeds."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,10 @@ def plot(
     by: Annotated[
         str | None, typer.Option(help="Column that tells series apart.", rich_help_panel=INPUT)
     ] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="Pairs of tokens, a~b,a~A, for --kind pairs.", rich_help_panel=INPUT),
+    ] = None,
     where: Annotated[
         list[str] | None, typer.Option(help="Keep rows with COLUMN=VALUE.", rich_help_panel=INPUT)
     ] = None,
@@ -52,10 +57,13 @@ def plot(
     """
     from xtool import rows as tables
     from xtool.atomic import require_apart, require_writable
+    from xtool.errors import UsageError
     from xtool.inputs import decode, read_bytes
 
     notes = Notes(quiet, verbose)
     name = entry("plots", kind)
+    if pairs is not None and name != "pairs":
+        raise UsageError("`--pairs` is for `--kind pairs`")
     target = out or Path(f"{name}.png")
     require_writable(target, force)
     require_apart([target], rows)
@@ -68,7 +76,7 @@ def plot(
     chosen = tables.select(found, where or [])
     from xtool.plots import _draw
 
-    asked = _draw.request(chosen, name, x, y, by)
+    asked = replace(_draw.request(chosen, name, x, y, by), pairs=pairs)
     _draw.draw(asked, name, title, target)
     notes.detail(f"{len(asked.rows)} rows of {asked.y}")
     write_stdout(f"{target}\n")

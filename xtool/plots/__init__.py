@@ -20,6 +20,7 @@ class Request:
         y: the metric.
         by: the column that tells series apart; None for one series.
         baselines: a row for each baseline of the same split, such as `majority`, drawn as a line.
+        pairs: the pairs of tokens that were asked for, as `a~b,a~A`.
     """
 
     rows: Sequence[Row]
@@ -27,6 +28,7 @@ class Request:
     y: str
     by: str | None
     baselines: Sequence[Row] = ()
+    pairs: str | None = None
 
 
 class Plot(Protocol):
