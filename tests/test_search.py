@@ -146,10 +146,11 @@ def test_more_bodies_than_evaluations_stay_within_the_limit() -> None:
 def test_the_front_holds_what_nothing_beats_in_both() -> None:
     points = [(1, 5.0), (2, 4.0), (2, 4.5), (3, 4.0), (4, 1.0)]
     assert on_front(points) == [True, True, False, False, True]
-    losses = Losses(lambda place: synthetic(3)[place[1]], WIDTHS + 6)
-    explore([Body(0, COSTS)], [10, 20, 40, 60, 80, 100], losses)
-    assert {(n,) * LAYERS for n in range(WIDTHS)} <= {mix for _, mix in losses.known}
-    assert len(losses.known) == WIDTHS + 6
+    body, known = Body(0, COSTS), synthetic(3)
+    losses = Losses(lambda place: known[place[1]], 100)
+    explore([body], [100, 80, 60, 40, 20, 10], losses)
+    assert {body.uniform(n) for n in range(WIDTHS)} <= {mix for _, mix in losses.known}
+    assert len(losses.known) == len(body.design(body.uniform(2))) + 6
 
 
 @pytest.mark.parametrize(
@@ -293,7 +294,7 @@ def test_the_rows_of_a_front_say_which_sizes_no_other_beats(nested: Path, xtool:
     assert done.code == 0, done.err
     found = [json.loads(line) for line in done.out.splitlines()]
     losses = {one["size"]: one for one in found if one["metric"] == "loss"}
-    assert 4 < len(losses) <= 7
+    assert 4 < len(losses) <= 8
     assert {"d_ff=4", "d_ff=32"} <= {*losses}
     for one in losses.values():
         beaten = any(

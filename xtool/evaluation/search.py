@@ -113,10 +113,14 @@ def ranked(bodies: Sequence[Body], budget: Number, losses: Losses) -> list[Place
 
 
 def explore(bodies: Sequence[Body], budgets: Sequence[Number], losses: Losses) -> None:
-    """Evaluate every uniform size, and under each budget the most promising other one."""
+    """Evaluate every uniform size, and under each budget the most promising other one.
+
+    So that there is something to go by, layers of a middle size are changed one by one before.
+    """
     for n, body in enumerate(bodies):
-        for width in body.widths:
-            losses((n, body.uniform(width)))
+        design = body.design(body.uniform(len(body.widths) // 2))
+        for mix in design[: max(len(body.widths), MOST // len(bodies))]:
+            losses((n, mix))
     for budget in budgets:
         found = [(promising(body, losses.within(n), budget), n) for n, body in enumerate(bodies)]
         chosen = min(((*one, n) for one, n in found if one), default=None)
