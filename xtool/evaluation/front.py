@@ -1,8 +1,8 @@
 """Rows of a nested model's sizes, and which are on the front of loss against parameters.
 
-Every uniform size is scored, and under budgets spread between the smallest and the whole model the
-mix that `search` expects most of. A size is on the front where no other that was scored has no
-more of both loss and parameters.
+Every uniform size is scored, a middle one with each layer changed alone, and then under budgets
+spread between the smallest and the whole model the mix that `search` expects most of. A size is on
+the front where no other that was scored has no more of both loss and parameters.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from xtool.archs import axes_of
 from xtool.errors import UsageError
 from xtool.evaluation.budgets import Sizes
 from xtool.evaluation.models import Evaluator
-from xtool.evaluation.search import Losses, explore, on_front
+from xtool.evaluation.search import MOST, Losses, explore, on_front
 from xtool.rows import Row
 from xtool.storage import Source
 
@@ -46,7 +46,7 @@ def front_rows(evaluator: Evaluator, path: Path, label: str | None, count: int) 
     high = bodies[whole].cost(mix)
     budgets = [low + (high - low) * (n + 1) / (count + 1) for n in reversed(range(count))]
     uniform = sum(len(body.widths) for body in bodies)
-    losses = Losses(lambda place: evaluator.loss(path, sizes.at(place)), uniform + count)
+    losses = Losses(lambda place: evaluator.loss(path, sizes.at(place)), uniform + MOST + count)
     explore(bodies, budgets, losses)
     found = [evaluator.rows_of_size(path, label, sizes.at(place)) for place in losses.known]
     params = [int(rows[0]["params"]) for rows in found]

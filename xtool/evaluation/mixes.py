@@ -1,8 +1,7 @@
 """Mixes of widths by layer: what they cost, and from few losses the estimate of all others.
 
-A sum over layers estimates the loss of a mix, and a knapsack gives the best of the sum under a
-budget. What the sum missed where it was put to the test is carried over to mixes like that, by a
-Gaussian process (Rasmussen and Williams, 2006, chapter 2).
+A Gaussian process (Rasmussen and Williams, 2006, chapter 2) estimates the loss of a mix; the larger
+part of it is a sum over layers, and a knapsack gives the best of such a sum under a budget.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,9 @@ Mix = tuple[int, ...]  # the place of a width among all, by layer; 0 is the narr
 Number = int | float
 Table = Sequence[Sequence[Number]]  # by layer and width
 
-SIMILAR = 0.5  # how like two neighbouring widths are
-STEEPEST = 3.0  # how much more than its share a layer may be thought to matter
-NOISE = 1e-3  # of an evaluation, beside what unlike mixes differ by
+SIMILAR = 0.7  # how like two neighbouring widths are
+PAIRS = 0.3  # how much pairs of layers matter, beside single ones
+NOISE = 1e-3  # of an evaluation, beside what layers make of it
 
 
 @dataclass(frozen=True)
@@ -109,68 +108,53 @@ def best_mixes(
 
 
 class Estimate:
-    """The loss of every mix of a body, from those that are known.
+    """The loss of every mix of a body, from those that are known: the mean of a Gaussian process.
 
-    What the sum over layers missed is carried over by a Gaussian process, whose kernel is the
-    square of the part of layers that agree: sums over layers and over pairs of them.
+    Its kernel says that losses are alike where layers have like widths, so it holds any sum over
+    layers; its square holds what pairs of layers add. Uniform sizes beside the widest have a part
+    in common, as they may have gains of their own, or be what was trained where mixes were not.
 
     Args:
         body: the body.
-        known: losses, that of `around` among them.
-        around: where single layers were changed.
+        known: losses.
 
     Attributes:
-        table: what each width of a layer adds to the loss of `around`.
+        table: the part that is a sum over layers, by layer and width, up to a constant.
     """
 
-    def __init__(self, body: Body, known: Mapping[Mix, float], around: Mix) -> None:
-        self.start = known[around]
-        uniform = [known.get(body.uniform(width), self.start) for width in body.widths]
-        shares = [(loss - self.start) / len(around) for loss in uniform]
-        self.table = []
-        for layer in range(len(around)):
-            losses = [known.get(single(around, layer, width)) for width in body.widths]
-            changes = [None if loss is None else loss - self.start for loss in losses]
-            self.table.append(completed(changes, shares))
+    def __init__(self, body: Body, known: Mapping[Mix, float]) -> None:
+        self.widest = body.widths[-1]
         self.mixes = torch.tensor([*known])  # (M, L)
-        missed = torch.tensor([*known.values()]).double() - self.sums(self.mixes)  # (M,)
-        kernel = likeness(self.mixes, self.mixes)
-        kernel += NOISE * torch.eye(len(known), dtype=torch.float64)
-        self.weights = torch.linalg.solve(kernel, missed)  # (M,)
-
-    def sums(self, mixes: Int64[Tensor, "N L"]) -> Float64[Tensor, " N"]:
-        """The sums over layers alone."""
-        table = torch.tensor(self.table).double()  # (L, W)
-        return self.start + table.T.gather(0, mixes).sum(1)  # (N,)
+        losses = torch.tensor([*known.values()], dtype=torch.float64)  # (M,)
+        self.mean = losses.mean()
+        kernel = self._kernel(self.mixes) + NOISE * torch.eye(len(known), dtype=torch.float64)
+        self.weights = torch.linalg.solve(kernel, losses - self.mean)  # (M,)
+        self.table: list[list[float]] = []
+        for layer in range(len(body.costs)):
+            column = self.mixes[:, layer, None]  # (M, 1)
+            found = likeness(torch.tensor([*body.widths])[:, None], column) @ self.weights  # (W,)
+            self.table.append(found.tolist())
 
     def __call__(self, mixes: Sequence[Mix]) -> list[float]:
         """The losses of mixes."""
-        wanted = torch.tensor(mixes)  # (N, L)
-        missed = likeness(wanted, self.mixes) @ self.weights  # (N,)
-        return [float(loss) for loss in self.sums(wanted) + missed]
+        return [float(n) for n in self.mean + self._kernel(torch.tensor(mixes)) @ self.weights]
 
+    def _kernel(self, mixes: Int64[Tensor, "N L"]) -> Float64[Tensor, "N M"]:
+        """How much losses of these mixes and of the known ones are alike."""
+        alike = likeness(mixes, self.mixes)
+        same = self._uniform(mixes)[:, None] * self._uniform(self.mixes)[None]  # (N, M)
+        return 1 + alike + PAIRS * alike**2 + same
 
-def completed(changes: Sequence[float | None], shares: Sequence[float]) -> list[float]:
-    """What each width of a layer adds to the loss.
-
-    Args:
-        changes: by width, what it was seen to add; None where it was not seen.
-        shares: by width, the layer's part of what a uniform size adds. Where nothing was seen this
-            is taken, times what fits the changes that were.
-    """
-    pairs = [(seen, share) for seen, share in zip(changes, shares, strict=True) if seen is not None]
-    over = sum(share * share for _, share in pairs)
-    scale = sum(seen * share for seen, share in pairs) / over if over else 1.0
-    scale = min(max(scale, 0.0), STEEPEST)
-    return [
-        share * scale if seen is None else seen for seen, share in zip(changes, shares, strict=True)
-    ]
+    def _uniform(self, mixes: Int64[Tensor, "N L"]) -> Float64[Tensor, " N"]:
+        """1 for uniform mixes but for the widest, 0 for the others."""
+        first = mixes[:, :1]  # (N, 1)
+        return ((mixes == first) & (first < self.widest)).all(1).double()  # (N,)
 
 
 def likeness(ours: Int64[Tensor, "N L"], theirs: Int64[Tensor, "M L"]) -> Float64[Tensor, "N M"]:
-    """How like mixes are, 0 to 1."""
+    """How like mixes are, 0 to 1: the mean over layers."""
     steps = (ours[:, None] - theirs[None]).abs()  # (N, M, L)
-    return (SIMILAR ** steps.double()).mean(-1) ** 2  # (N, M)
+    return (SIMILAR ** steps.double()).mean(-1)  # (N, M)
 
 
 def exchanges(mix: Mix, widths: Sequence[int]) -> set[Mix]:

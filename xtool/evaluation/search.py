@@ -2,13 +2,13 @@
 
 A nested model holds every mix of its feed-forward widths by layer (Devvrit et al., 2023,
 arXiv:2310.07707): W widths in L layers are W^L sizes, of which few can be evaluated. Those are the
-uniform ones, and the largest of them that fits with one layer at another width. A sum over layers
-estimates the rest, and what it missed where it was put to the test is carried over to mixes like
-that. A knapsack over layers gives the best of the sum under a budget, exactly; these, and what
-exchanging the widths of two layers makes of the best so far, are evaluated by turns, the lowest
-estimate first. The answer is the best that was evaluated, so no estimate is reported, and it may be
-a uniform size. Changes around the largest that fits tell more than changes of the whole model:
-where mixes were not trained, layers of far apart widths suit each other badly.
+uniform ones, and the largest of them that fits with one layer at another width. They give an
+estimate of the rest, most of which is a sum over layers. A knapsack over layers gives the best of
+the sum under a budget, exactly; these, and what exchanging the widths of two layers makes of the
+best so far, are evaluated by turns, the lowest estimate first, and the estimate learns from each.
+The answer is the best that was evaluated, so no estimate is reported, and it may be a uniform size.
+Changes around the largest that fits tell more than changes of the whole model: where mixes were not
+trained, layers of far apart widths suit each other badly.
 
 Other nested sizes (width, heads, depth) are enumerated: each of their combinations is a body with
 mixes of its own.
@@ -63,10 +63,9 @@ def promising(body: Body, known: Mapping[Mix, float], budget: Number) -> tuple[f
     Returns:
         None where none is left, or where not even the narrowest fits.
     """
-    around = body.largest(budget)
-    if around is None or around not in known:
+    if not known or body.largest(budget) is None:
         return None
-    estimate = Estimate(body, known, around)
+    estimate = Estimate(body, known)
     chosen = best_mixes(estimate.table, body.costs, budget - body.base, KEPT)
     found = {mix for _, mix in chosen} | {body.uniform(n) for n in body.widths}
     fitting = [mix for mix in known if body.cost(mix) <= budget]
@@ -114,10 +113,14 @@ def ranked(bodies: Sequence[Body], budget: Number, losses: Losses) -> list[Place
 
 
 def explore(bodies: Sequence[Body], budgets: Sequence[Number], losses: Losses) -> None:
-    """Evaluate every uniform size, and under each budget the most promising other one."""
+    """Evaluate every uniform size, and under each budget the most promising other one.
+
+    So that there is something to go by, layers of a middle size are changed one by one before.
+    """
     for n, body in enumerate(bodies):
-        for width in body.widths:
-            losses((n, body.uniform(width)))
+        design = body.design(body.uniform(len(body.widths) // 2))
+        for mix in design[: max(len(body.widths), MOST // len(bodies))]:
+            losses((n, mix))
     for budget in budgets:
         found = [(promising(body, losses.within(n), budget), n) for n, body in enumerate(bodies)]
         chosen = min(((*one, n) for one, n in found if one), default=None)
