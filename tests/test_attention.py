@@ -268,7 +268,8 @@ def test_the_penalty_is_in_the_gradient_and_not_in_the_loss() -> None:
     slope = torch.sigmoid(span) * (1 - torch.sigmoid(span)) / 2  # two heads, two layers
     assert torch.allclose(gradient - without, 0.5 * slope / 2, atol=1e-12)
     both = stacked([laws.made(config).train() for _ in range(2)])
-    losses = Replicas(both, config, 2).losses(_loss, symbols.expand(2, -1, -1), symbols)
+    every = symbols.expand(2, -1, -1)
+    losses = Replicas(both, config, 2).losses(_loss, every, every)
     (found,) = torch.autograd.grad(losses.sum(), [both.get_parameter("blocks.0.attention.span")])
     assert torch.allclose(found, gradient.expand(2, -1), atol=1e-10)
 

@@ -81,7 +81,7 @@ def test_the_other_model_of_a_difference_is_scored_once(
     monkeypatch.setattr(
         evaluation,
         "read_model",
-        lambda path, *rest: (opened.append(path.name), keep(path, *rest))[1],
+        lambda path, *rest, **more: (opened.append(path.name), keep(path, *rest, **more))[1],
     )
     done = xtool("evaluate", "three.st", "three.st", "--against", "one.st", "--format", "jsonl")
     assert sorted(opened) == ["one.st"] + ["three.st"] * 3

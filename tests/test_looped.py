@@ -449,7 +449,10 @@ def test_more_loops_of_the_loss_than_there_are_is_said(xtool: Run) -> None:
         (["grow", "l.st", "--unroll", "--to", 32], "`--unroll` changes no size"),
         (["grow", "l.st", "--unroll", "--dry-run"], "no other option: --dry-run"),
         (["slice", "l.st", "--fold", 2], "fold a `gpt`"),
-        (["slice", "l.st", "--to", 8, "--data", "r.st"], "`--data` is for `--sort` and `--fold`"),
+        (
+            ["slice", "l.st", "--to", 8, "--data", "r.st"],
+            "`--data` is for `--sort`, `--fold` and budgets",
+        ),
         (["train", "r.st", "--arch", "bigram", "-o", "x.st"], "the data hold numbers"),
         ([*TRAIN, "--registers", -1, "-o", "x.st"], "`registers` is -1"),
         (
