@@ -56,8 +56,8 @@ for question in $questions; do
             ;;
         emergent)
             for method in average hdbscan threshold; do
-                size "$method" emergent "$middle" --nest head=4,8,16 --nest-schedule joint --emergent "$method" \
-                    --batch-size 32 --every "$steps" --steps "$((2 * steps))" --categories "$here/letters.toml"
+                size "$method" emergent "$middle" --nest head=4,8,16 --nest-schedule joint --emergent "$method" --groups 4 \
+                    --batch-size 64 --lr 2e-3 --every "$((2 * steps))" --steps "$((4 * steps))" --categories "$here/letters.toml"
             done
             ;;
         *) echo "unknown question: $question" >&2; exit 2 ;;
