@@ -1,5 +1,13 @@
 """Architectures: one file each, composed from layers by configuration."""
 
+from xtool.archs._child import (
+    Child,
+    build_size,
+    prefix,
+    source_of,
+    start_gains,
+    start_sizes,
+)
 from xtool.archs._contracts import (
     After,
     Architecture,
@@ -27,24 +35,18 @@ from xtool.archs._making import (
 from xtool.archs._nest import (
     HEAD,
     SIZE,
-    Child,
     Size,
     axes_of,
-    build_size,
     canonical,
     inner,
     is_trained,
     label_of,
     parse_size,
     place_of,
-    prefix,
     require_size,
     size_of,
     sized,
     sizes_of,
-    source_of,
-    start_gains,
-    start_sizes,
     training_flops,
     weights_of,
 )

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from xtool.archs._child import build_size, head_config, source_of
 from xtool.archs._contracts import Model
 from xtool.archs._making import build, empty, stored_names
-from xtool.archs._nest import HEAD, build_size, head_config, place_of, sized, source_of
+from xtool.archs._nest import HEAD, place_of, sized
 from xtool.axes import Layout, layout
 from xtool.checkpoint import Reader, model_reader
 from xtool.errors import XtoolError

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xtool import registry
-from xtool.archs import Architecture
+from xtool.archs._contracts import Architecture
 from xtool.axes import SIZES
 from xtool.errors import UsageError
 from xtool.layers._cache import Cache
