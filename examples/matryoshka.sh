@@ -82,7 +82,7 @@ if ls dolls-*-?.st > /dev/null 2>&1; then
 fi
 if ls hierarchy-*-?.st > /dev/null 2>&1; then
     table "the whole model's loss" hierarchy-*-?.st --where metric=loss --over seed
-    for file in hierarchy-*.rows.jsonl; do
+    for file in hierarchy-imposed-*.rows.jsonl hierarchy-shuffled-*.rows.jsonl; do
         xtool evaluate "$file" --where metric=cosine_contrast --where step="$steps" --format jsonl
     done > contrast.jsonl
     [ ! -s contrast.jsonl ] || table "within minus between cosine" contrast.jsonl --over seed --pivot label size
