@@ -201,6 +201,12 @@ def test_every_size_starts_sane(tied: bool) -> None:
     model = build(config)
     start(model, layout({**config}), 0)
     start_sizes(model, config)
+    plain = build(config)
+    start(plain, layout(config), 0)
+    scaled, first = (m.get_parameter("blocks.0.mlp.up.weight") for m in (model, plain))
+    for columns, width in ((slice(16), 16), (slice(16, 32), 32), (slice(32, 64), 64)):
+        factor = (64 / width) ** (1 / 3)
+        torch.testing.assert_close(scaled[:, columns], factor * first[:, columns])
     inputs = torch.randint(21, (64, 12), generator=torch.Generator().manual_seed(0))
     for size in sizes_of(config):
         logits = (

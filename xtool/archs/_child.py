@@ -147,6 +147,8 @@ def start_sizes(model: nn.Module, config: Mapping[str, Any]) -> None:
     have alone: all of it makes the whole model worse, none of it the smallest one.
     """
     old = layout({**config, "nest": None})
+    inside = [one for one in sizes_of(config)[:-1] if HEAD not in one.changes]
+    layouts = [layout(sized(config, one.changes)) for one in reversed(inside)]  # the smallest last
     state = model.state_dict(keep_vars=True)
     aliases = {tie.alias: tie.stored for tie in old.ties}
     with torch.no_grad():
@@ -158,9 +160,8 @@ def start_sizes(model: nn.Module, config: Mapping[str, Any]) -> None:
             if place is None:
                 continue
             scale = torch.ones(tensor.shape[place])
-            for size in reversed(sizes_of(config)[:-1]):
-                new = layout(sized(config, size.changes))
-                if HEAD in size.changes or (old.layer(name) or 0) >= new.config["n_layers"]:
+            for new in layouts:
+                if (old.layer(name) or 0) >= new.config["n_layers"]:
                     continue
                 columns = prefixes(old, new, name)[place]
                 scale[columns] = (tensor.shape[place] / len(columns)) ** (1 / 3)
