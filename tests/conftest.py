@@ -1,6 +1,8 @@
 """Shared fixtures: tiny models and data, and the command line run in this process."""
 
 import io
+import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -141,3 +143,10 @@ def grow_to(
         return plan(reader, changes, method, given, seed)
 
     return grow(path, out, make)[1]
+
+
+def page_data(page: str) -> Any:
+    """What a drawn page's script reads."""
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return json.loads(found[1])

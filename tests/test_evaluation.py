@@ -4,12 +4,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from shutil import which
+from subprocess import run
 
 import pytest
 import torch
-from conftest import Result
+from conftest import Result, page_data
 
-from xtool import averages, rows
+from xtool import averages, plots, rows
 from xtool.archs import read_model
 from xtool.dataset import read_dataset
 from xtool.evaluation import models as evaluation
@@ -217,10 +219,48 @@ def test_pictures_are_drawn_from_rows_and_equal_rows_give_equal_bytes(
     assert done.code == 0, done.err
 
 
+def test_a_page_says_what_is_drawn_and_holds_its_rows(
+    models: Path, xtool: Callable[..., Result]
+) -> None:
+    csv = xtool("evaluate", "0.st", "1.st", "--format", "csv").out
+    title = "</script><b>&amp;"
+    args = ["--by", "seed", "--title", title]
+    done = xtool("plot", "-", *args, "-o", "a.html", "--data", "a.csv", stdin=csv)
+    assert done.code == 0, done.err
+    page = (models / "a.html").read_text()
+    assert title not in page
+    assert page.count("</script>") == 2
+    said = page_data(page)
+    drawn = [one for one in rows.read(csv, "") if one["metric"] == "accuracy" and one["seed"]]
+    (mark,) = (m for p in said["panels"] for m in p["marks"] if m["label"] == "seed 1")
+    assert mark["said"][:2] == [drawn[0]["label"], f"dev accuracy: {drawn[0]['value']:.6g}"]
+    left, top, right, bottom = said["panels"][0]["box"]
+    assert left < mark["at"][0] < right
+    assert top < mark["at"][1] < bottom
+    assert said["rows"]["length"] == 2
+    assert said["rows"]["columns"]["seed"] == [0, 1]
+    assert all(f'id="{name}"' in page for name in said["series"])
+    # The rows beside it draw the same picture.
+    assert xtool("plot", "a.csv", *args, "-o", "b.html").code == 0
+    assert (models / "b.html").read_text() == page
+    taken = xtool("plot", "0.rows.jsonl", "-o", "b.png", "--data", "a.csv")
+    assert "`--force`" in taken.err
+    assert not (models / "b.png").exists()
+
+
+@pytest.mark.skipif(not which("node"), reason="node, which reads the page's script, is not there")
+def test_the_script_of_a_page_can_be_read(tmp_path: Path) -> None:
+    page = (Path(str(plots.__file__)).parent / "_page.html").read_text()
+    (tmp_path / "page.js").write_text(page.split("<script>")[1].split("</script>")[0])
+    run(["node", "--check", "page.js"], cwd=tmp_path, check=True, timeout=60)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--kind", "pie"], "unknown kind of plot `pie`"),
+        (["--data", "a.txt"], "cannot write rows as `txt`"),
+        (["--data", "a.jsonl", "-o", "a.jsonl"], "is both an output"),
         (["-o", "a.bmp"], "cannot draw `bmp`"),
         (["--y", "acuracy"], "did you mean `accuracy`"),
         (["--x", "colour"], "unknown column `colour`"),

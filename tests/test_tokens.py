@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Result, configuration
+from conftest import Result, configuration, page_data
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -167,7 +167,7 @@ def drawn(found: list[rows.Row], kind: str, title: str = "A title") -> Figure:
     """A figure as `plot` makes it, without a file."""
     kept: list[Figure] = []
 
-    def keep(figure: Figure, form: str, name: str) -> bytes:
+    def keep(figure: Figure, *_: object) -> bytes:
         kept.append(figure)
         return b""
 
@@ -299,6 +299,11 @@ def test_each_kind_draws_in_each_format(xtool: Run, tmp_path: Path) -> None:
         assert "<svg" in page
         if kind in ("similarity", "dendrogram"):
             assert all(f">{name}<" in page for name in [*"⏎␣abAB.", "#7"])
+        if kind == "similarity":
+            (cells,) = (p["matrix"] for p in page_data(page)["panels"][:1])
+            assert sorted(cells["rows"]) == sorted([*"⏎␣abAB.", "#7"])
+            assert cells["columns"] == cells["rows"]
+            assert all(line[n] == 1 for n, line in enumerate(cells["values"]))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,16 @@ def plot(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="A png, svg, pdf or html file.", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--out", "-o", help="A png, svg, pdf or interactive html file.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="The rows that are drawn, as .csv or .jsonl; html has them inside.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -56,7 +65,7 @@ def plot(
     The picture's path goes to standard output.
     """
     from xtool import rows as tables
-    from xtool.atomic import require_apart, require_writable
+    from xtool.atomic import replacing, require_apart, require_writable
     from xtool.errors import UsageError
     from xtool.inputs import decode, read_bytes
 
@@ -65,8 +74,13 @@ def plot(
     if pairs is not None and name != "pairs":
         raise UsageError("`--pairs` is for `--kind pairs`")
     target = out or Path(f"{name}.png")
-    require_writable(target, force)
-    require_apart([target], rows)
+    form = "csv" if data is None else data.suffix.lstrip(".")
+    if form not in ("csv", "jsonl"):
+        raise UsageError(f"{data}: cannot write rows as `{form}`", "end the name in .csv or .jsonl")
+    outputs = [one for one in (target, data) if one]
+    for one in outputs:
+        require_writable(one, force)
+    require_apart(outputs, rows)
     found = []
     for path in rows:
         piped = str(path) == "-"
@@ -78,5 +92,8 @@ def plot(
 
     asked = replace(_draw.request(chosen, name, x, y, by), pairs=pairs)
     _draw.draw(asked, name, title, target)
+    if data:
+        with replacing(data) as (file, _):
+            file.write(tables.render([*asked.rows, *asked.baselines], form).encode())
     notes.detail(f"{len(asked.rows)} rows of {asked.y}")
     write_stdout(f"{target}\n")

@@ -5,7 +5,6 @@ The last functions are what several kinds of figures share.
 
 import io
 from collections.abc import Iterable, Sequence
-from html import escape
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +136,7 @@ def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
             ncols = max(1, min(4, LEGEND // (max(map(len, labels)) + MARK)))
             figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=ncols)
         try:
-            picture = _bytes(figure, form, title or f"{asked.y} by {asked.x}")
+            picture = _bytes(figure, form, title or f"{asked.y} by {asked.x}", asked.rows)
         except (ValueError, OverflowError) as error:
             raise XtoolError(f"{out}: these rows cannot be drawn: {error}") from error
     with replacing(out) as (file, _):
@@ -150,16 +149,12 @@ def _y_label(asked: Request) -> str:
     return split + asked.y.replace("_", " ") + (" (nats)" if asked.y == "loss" else "")
 
 
-def _bytes(figure: Figure, form: str, title: str) -> bytes:
+def _bytes(figure: Figure, form: str, title: str, rows: Sequence[Row]) -> bytes:
     buffer = io.BytesIO()
     if form == "html":
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-        svg = buffer.getvalue().decode().partition("<svg")[2]
-        page = (
-            '<!DOCTYPE html><html lang="en"><meta charset="utf-8">'
-            "<title>{}</title><body><svg{}</body></html>"
-        )
-        return page.format(escape(title), svg).encode()
+        from xtool.plots._html import html
+
+        return html(figure, title, rows)
     metadata = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
     figure.savefig(buffer, format=form, metadata=metadata)
     return buffer.getvalue()
