@@ -51,13 +51,15 @@ for question in $questions; do
                 levels=(--nest head=2,4,8,16 --nest-schedule joint --eval-every "$((steps / 30 + 1))")
                 size "none-$d" hierarchy "$d" "${levels[@]}"
                 size "imposed-$d" hierarchy "$d" "${levels[@]}" --categories "$here/categories.toml"
+                # 26 pairs are more to learn than two groups.
+                size "weighted-$d" hierarchy "$d" "${levels[@]}" --categories "$here/categories.toml" --nest-weights 1,1,1,4,2
                 size "shuffled-$d" hierarchy "$d" "${levels[@]}" --categories "$here/categories-shuffled.toml"
             done
             ;;
         emergent)
             for method in average hdbscan threshold; do
                 size "$method" emergent "$middle" --nest head=4,8,16 --nest-schedule joint --emergent "$method" --groups 4 \
-                    --batch-size 64 --lr 2e-3 --every "$((2 * steps))" --steps "$((4 * steps))" --categories "$here/letters.toml"
+                    --batch-size 64 --context 32 --lr 2e-3 --every "$((3 * steps))" --steps "$((3 * steps + 1))" --categories "$here/letters.toml"
             done
             ;;
         *) echo "unknown question: $question" >&2; exit 2 ;;
@@ -82,7 +84,7 @@ if ls dolls-*-?.st > /dev/null 2>&1; then
 fi
 if ls hierarchy-*-?.st > /dev/null 2>&1; then
     table "the whole model's loss" hierarchy-*-?.st --where metric=loss --over seed
-    for file in hierarchy-imposed-*.rows.jsonl hierarchy-shuffled-*.rows.jsonl; do
+    for file in hierarchy-{imposed,weighted,shuffled}-*.rows.jsonl; do
         xtool evaluate "$file" --where metric=cosine_contrast --where step="$steps" --format jsonl
     done > contrast.jsonl
     [ ! -s contrast.jsonl ] || table "within minus between cosine" contrast.jsonl --over seed --pivot label size

@@ -121,6 +121,22 @@ def test_clear_clusters_are_found_with_or_without_outliers(method: str, lonely: 
         assert agreement(found, truth) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("method", ["average", "hdbscan"])
+def test_tokens_that_are_hardly_ever_seen_make_no_group_but_join_the_nearest(method: str) -> None:
+    draw = np.random.default_rng(0)
+    centres = np.eye(4)[[0] * 6 + [1] * 6 + [2] * 6 + [3] * 4]
+    table = centres * 5 + 0.01 * draw.normal(size=centres.shape)
+    table[18:] += centres[[0, 6, 12, 0]]  # nearer to one another than to what they resemble
+    count = 4 if method == "average" else None
+    truth = [n // 6 for n in range(18)]
+    assert agreement(grouped(table, method, count), [*truth, 3, 3, 3, 3]) == pytest.approx(1)
+    seen = np.array([1000] * 18 + [1, 0, 2, 1])
+    assert grouped(table, method, 3 if count else None, seen) == [*truth, 0, 1, 2, 0]
+    # Too few are left to make groups of: all of them do.
+    rare = np.array([1000] + [1] * 21)
+    assert grouped(table, method, count, rare) == grouped(table, method, count)
+
+
 def test_clarity_says_how_alike_the_tokens_of_a_group_are() -> None:
     table = np.array([[1.0, 0], [1, 0], [0, 1], [1, 1]])
     said = clarity(table, [0, 0, 1, 1])

@@ -2,8 +2,10 @@
 
 `average` cuts the tree of average linkage and `hdbscan` takes the densest clusters (Campello et
 al., 2013; scikit-learn's), both on cosines from the tokens' mean, since what all tokens share says
-nothing of them. `threshold` is the rule of the study (evintunador/hierarchical_embeddings, 2024):
-DBSCAN on raw cosines, which chains. A token that is in no cluster is a group of its own.
+nothing of them. The vectors of tokens that are hardly ever seen have learned that alone, so they
+make no groups but join the nearest. `threshold` is the rule of the study
+(evintunador/hierarchical_embeddings, 2024): DBSCAN on raw cosines, which chains. A token that is in
+no cluster is a group of its own.
 """
 
 from collections.abc import Sequence
@@ -18,9 +20,15 @@ from xtool.errors import UsageError
 METHODS = ("average", "hdbscan", "threshold")
 NEAR, FEWEST = 0.1, 3  # the study's distance and least number of tokens
 LEAST, MOST = 3, 12  # groups that average linkage may choose by itself
+RARE = 0.02  # of an even share of the text, below which a token is hardly ever seen
 
 
-def grouped(table: Float[ndarray, "V d"], method: str, count: int | None = None) -> list[int]:
+def grouped(
+    table: Float[ndarray, "V d"],
+    method: str,
+    count: int | None = None,
+    seen: Int64[ndarray, " V"] | None = None,
+) -> list[int]:
     """The group of every token, numbered in order of appearance.
 
     Args:
@@ -28,19 +36,31 @@ def grouped(table: Float[ndarray, "V d"], method: str, count: int | None = None)
         method: one of `METHODS`.
         count: how many groups `average` makes; unless given 3 to 12, by their silhouette
             (Rousseeuw, 1987).
+        seen: how often each token stands in the text; unless given all as often.
 
     Raises:
         UsageError: scikit-learn is not there, or a count that the tokens do not allow.
     """
     clusters = _library("cluster")
-    far = 1 - cosines(table if method == "threshold" else table - table.mean(0))
+    often = np.ones(len(table), bool)
+    if seen is not None and method != "threshold":
+        often = seen >= RARE * seen.mean()
+    if often.sum() <= max(LEAST, count or 0):
+        often[:] = True
+    far = 1 - cosines(table if method == "threshold" else table - table[often].mean(0))
+    near = far[np.ix_(often, often)]
     if method == "average":
         require_groups(count, len(table))
-        made = _cut(far, count or _natural(far))
+        found = _cut(near, count or _natural(near))
     elif method == "hdbscan":
-        made = clusters.HDBSCAN(FEWEST, metric="precomputed", copy=True).fit_predict(far)
+        found = clusters.HDBSCAN(FEWEST, metric="precomputed", copy=True).fit_predict(near)
     else:
-        made = clusters.DBSCAN(NEAR, min_samples=FEWEST, metric="precomputed").fit_predict(far)
+        found = clusters.DBSCAN(NEAR, min_samples=FEWEST, metric="precomputed").fit_predict(near)
+    made = np.full(len(table), -1)
+    made[often] = found
+    if found.max() >= 0 and not often.all():
+        members = [made == group for group in range(found.max() + 1)]
+        made[~often] = np.stack([far[:, one].mean(1) for one in members])[:, ~often].argmin(0)
     alone = np.where(made < 0, len(made) + np.arange(len(made)), made)
     number = {group: place for place, group in enumerate(dict.fromkeys(alone.tolist()))}
     return [number[group] for group in alone.tolist()]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int64, Integer
+from numpy import ndarray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,6 +62,7 @@ class Hierarchy:
         dials: of the run: `categories`, `emergent`, `every`, `groups`.
         data: the header of the data, whose tokens are grouped.
         groups: by level, as they stand; changed in place.
+        seen: how often each token stands in the training text.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class Hierarchy:
         dials: Mapping[str, Any],
         data: Header,
         groups: Groups,
+        seen: Int64[ndarray, " V"] | None = None,
     ) -> None:
+        self.seen = seen
         self.config, self.dials, self.groups = config, dials, groups
         self.levels = levels_of(config)
         self.given: Groups = {}
@@ -103,7 +107,7 @@ class Hierarchy:
         rows, agreed = [], []
         for level in self.levels:
             table = self._table(model, level)
-            found = grouped(table.numpy(), emergent, self.dials["groups"])
+            found = grouped(table.numpy(), emergent, self.dials["groups"], self.seen)
             said = clarity(table.numpy(), found)
             if level in self.groups:
                 said["agreement"] = agreement(self.groups[level], found)

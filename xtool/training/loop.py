@@ -101,7 +101,11 @@ class _Loop:
         asked = dials["categories"] or dials["emergent"] != "none" or run.position.groups
         if self.who.nested is None or not asked:
             return None
-        found = Hierarchy(run.config, dials, run.data.header, run.position.groups)
+        seen = None
+        if dials["emergent"] != "none":
+            tokens = run.data.stored("train").targets.flatten().long()
+            seen = torch.bincount(tokens, minlength=run.config["vocab_size"]).cpu().numpy()
+        found = Hierarchy(run.config, dials, run.data.header, run.position.groups, seen)
         self.who.nested.hierarchy = found
         return found
 
