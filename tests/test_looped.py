@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from conftest import Result, configuration, grow_to
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xtool.archs import Between, architecture, build, read_model, start
+from xtool.archs import Between, architecture, build, count, flops, read_model, start
 from xtool.axes import layout
 from xtool.checkpoint import save
 from xtool.dataset import Split
@@ -64,7 +65,11 @@ def reference(state: dict[str, Tensor], x: Tensor, loops: int, last: int, cut: b
         return F.layer_norm(z, z.shape[-1:], state[name + ".weight"], state[name + ".bias"])
 
     def linear(z: Tensor, name: str) -> Tensor:
-        return z @ state[name + ".weight"].T + state.get(name + ".bias", torch.zeros(()))
+        weight = state[name + ".weight"]
+        added = re.sub(r"^(blocks\.\d+)", rf"\1.loops.{loop}", name) + ".lora_"
+        if added + "A" in state:
+            weight = weight + state[added + "B"] @ state[added + "A"]
+        return z @ weight.T + state.get(name + ".bias", torch.zeros(()))
 
     def attend(z: Tensor, name: str) -> Tensor:
         b, t, d = z.shape
@@ -75,6 +80,7 @@ def reference(state: dict[str, Tensor], x: Tensor, loops: int, last: int, cut: b
         scores = scores.masked_fill(torch.ones(t, t).triu(1) > 0, -math.inf)
         return linear((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, d), f"{name}.o")
 
+    loop = -1
     e = linear(x, "embed.read") + state["embed.positions"]
     z, found = torch.zeros_like(e), []
     for loop in range(loops):
@@ -91,9 +97,12 @@ def reference(state: dict[str, Tensor], x: Tensor, loops: int, last: int, cut: b
     return torch.stack(found)
 
 
-@pytest.mark.parametrize(("loops", "last"), [(4, 4), (6, 2), (3, 9)])
-def test_outputs_and_gradients_are_those_of_the_papers_model(loops: int, last: int) -> None:
-    model, (x, y) = made(n_loops=loops, loss_loops=last).train(), prompts()
+@pytest.mark.parametrize(("loops", "last", "rank"), [(4, 4, 0), (6, 2, 0), (3, 9, 0), (4, 4, 2)])
+def test_outputs_and_gradients_are_those_of_the_papers_model(
+    loops: int, last: int, rank: int
+) -> None:
+    model = made(n_loops=loops, loss_loops=last, loop_rank=rank).train()
+    x, y = prompts()
     state = {n: t.detach().clone().requires_grad_() for n, t in model.state_dict().items()}
     kept = min(loops, last)
     wanted = reference(state, x, loops, kept, cut=True)
@@ -302,6 +311,53 @@ def test_folding_takes_the_mean_of_the_loops(tmp_path: Path) -> None:
     for place in (0, 1):
         mean = (state[name.format(place)] + state[name.format(place + 2)]) / 2
         torch.testing.assert_close(found.state_dict()[name.format(place)], mean)
+
+
+def test_a_difference_begins_at_nothing_and_costs_what_it_has() -> None:
+    x, _ = prompts()
+    config = configuration("looped", PROMPTS, n_loops=3, loop_rank=2)
+    shared = configuration("looped", PROMPTS, n_loops=3)
+    model, plain = build(config).double(), build(shared).double()
+    start(model, layout(config), 0)
+    start(plain, layout(shared), 0)
+    assert torch.equal(model.eval()(x), plain.eval()(x))
+    own = count(model) - count(plain)
+    assert flops(config) - flops(shared) == 2 * config["context"] * own
+    with pytest.raises(UsageError, match="`untied` ones do not"):
+        configuration("looped", PROMPTS, n_loops=3, n_layers=3, loop_rank=2, untied=True)
+
+
+@pytest.mark.parametrize("method", ["pad", "clone"])
+def test_loops_with_differences_grow_and_unroll_exactly(method: str, tmp_path: Path) -> None:
+    dials = {"injection": "concat", "n_loops": 3, "loop_rank": 2, "norm": "rmsnorm"}
+    model = written(tmp_path / "small.st", made(torch.float32, **dials), dials)
+    proof = grow_to(
+        tmp_path / "small.st", tmp_path / "large.st", method, d_model=32, d_ff=128, n_layers=3
+    )
+    assert proof.exact
+    _, proof = unroll(tmp_path / "small.st", tmp_path / "deep.st")
+    assert (proof.difference, proof.tolerance) == (0, 0)
+    x, _ = prompts(dtype=torch.float32)
+    assert torch.equal(read_model(tmp_path / "deep.st")[2].eval()(x), model.eval()(x))
+
+
+def test_folding_keeps_the_best_difference_of_a_rank(tmp_path: Path) -> None:
+    dials = {"n_loops": 3, "loop_rank": 2}
+    written(tmp_path / "small.st", made(torch.float32, **dials), dials)
+    unroll(tmp_path / "small.st", tmp_path / "deep.st")
+    far = []
+    for rank in (0, 1, 3, 6):
+        said, proof = fold(tmp_path / "deep.st", tmp_path / f"{rank}.st", 3, rank=rank)
+        assert (f"of rank {rank}" in said) == (rank > 0)
+        far.append(proof.difference)
+    # Three differences of rank 2 are within rank 6 of their mean.
+    assert min(far[:-1]) > 0.01
+    assert far[-1] < 1e-4
+    deep, found = (read_model(tmp_path / name)[2].state_dict() for name in ("deep.st", "3.st"))
+    each = torch.stack([deep[f"blocks.{2 * loop + 1}.mlp.up.weight"] for loop in range(3)])
+    own = "blocks.1.loops.2.mlp.up.lora_"
+    left = each[2] - each.mean(0) - found[f"{own}B"] @ found[f"{own}A"]
+    torch.testing.assert_close(left.norm(), torch.linalg.svdvals(each[2] - each.mean(0))[3:].norm())
 
 
 @pytest.mark.parametrize("injection", ["scaled", "gated", "concat", "none"])

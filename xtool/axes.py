@@ -10,6 +10,7 @@ An architecture's file holds literal tables, read without importing it:
     FROZEN    name pattern -> the conditions under which it is a fixed table, not a parameter.
     PRODUCTS  tensor -> (axis, dial): it is multiplied with another tensor's output and summed over
               that axis, and the sum is divided by the root of the axis that the dial names.
+    LOW_RANK  a dial with the rank of what is added to each matrix of a block, apart for each loop.
 
 An attention variant's tables are merged below `blocks.{layer}.attention.`. The idea of declaring
 weights by named axes follows penzai (Johnson, 2024, arXiv:2408.00211).
@@ -298,6 +299,13 @@ def layout(config: Mapping[str, Any]) -> Layout:
     if not table:
         raise XtoolError(f"architecture `{own[1]}` has no `AXES` table")
     products |= registry.literal(*own, "PRODUCTS", {})
+    rank = registry.literal(*own, "LOW_RANK")
+    if rank and config.get(rank):
+        added = {key: axes for key, axes in table.items() if _is_matrix(key, axes)}
+        for key, (write, read) in added.items():
+            first, second = (difference_name(key, part) for part in ("lora_A", "lora_B"))
+            table |= {first: (rank, read), second: (write, f"<{rank}")}
+            products |= {second: products[key]} if key in products else {}
     tied = registry.literal(*own, "TIED", {}).items()
     return Layout(
         config=config,
@@ -309,6 +317,18 @@ def layout(config: Mapping[str, Any]) -> Layout:
         products={key: (axis, _root(config, dial)) for key, (axis, dial) in products.items()},
         passed=tuple(passed),
     )
+
+
+def _is_matrix(pattern: str, axes: Sequence[str]) -> bool:
+    """Whether a pattern is of a linear layer's matrix in a block."""
+    within = pattern.startswith("blocks.{layer}.") and pattern.endswith(".weight")
+    return within and len(axes) == 2 and axes[1].startswith("<")
+
+
+def difference_name(weight: str, part: str, loop: int | None = None) -> str:
+    """Where a part of what is added to a matrix in a block stands: of one loop, or a pattern."""
+    head, layer, *rest = weight.removesuffix(".weight").split(".")
+    return ".".join([head, layer, "loops", "*" if loop is None else str(loop), *rest, part])
 
 
 def _variants(config: Mapping[str, Any]) -> list[str]:

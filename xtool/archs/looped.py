@@ -26,6 +26,7 @@ from xtool.archs.gpt import ENTRY as GPT
 from xtool.archs.gpt import Gpt
 from xtool.errors import UsageError
 from xtool.layers.linear import Linear
+from xtool.layers.loops import Difference
 from xtool.seeds import derive
 from xtool.tasks import Shape
 
@@ -40,13 +41,15 @@ OPTIONS = [
     ("injection", "add|scaled|gated|concat|none", "add", "how the input joins the state in a loop"),
     ("loop_norm", "bool", True, "norm the state after every loop, not only before the head"),
     ("untied", "bool", False, "each loop has blocks of its own, a part of n_layers"),
+    ("loop_rank", "int", 0, "rank of what each loop adds to the matrices that all share; 0: none"),
     ("registers", "int", 0, "learned vectors before the input, with a state and no output"),
     ("state_noise", "float", 0.0, "standard deviation of noise on the state in training"),
 ]
 TASK = "regression"
 CACHED = False
 TUNABLE = ["n_loops", "loops_from", "loops_by", "loops_every", "loss_loops", "state_noise"]
-LATER = ["untied", "registers", "state_noise"]
+LATER = ["untied", "registers", "state_noise", "loop_rank"]
+LOW_RANK = "loop_rank"
 MAX_REGISTERS = 1 << 12
 AXES = {
     "registers": ("registers", "d_model"),
@@ -183,6 +186,9 @@ class Looped(Gpt):
         self.by, self.every = c.loops_by, c.loops_every
         self.loop_norm, self.d_model = c.loop_norm, c.d_model
         self.each = c.n_layers // c.n_loops if getattr(c, "untied", False) else c.n_layers
+        self.rank = int(getattr(c, "loop_rank", 0))
+        for block in self.blocks if self.rank else []:
+            block.loops = nn.ModuleList(Difference(block, self.rank) for _ in range(c.n_loops))
         self.count = int(getattr(c, "registers", 0))
         self.registers: nn.Parameter | None = None
         if self.count:
@@ -243,23 +249,25 @@ class Looped(Gpt):
                 z = z + noise * _normal(z, drawn)
             if between:
                 z = between.at("state", z, self.count)
-            z = self.turn(z, e, loop * self.each % len(self.blocks))
+            # What is each loop's own begins again after the last one.
+            own = loop % self.loops if self.rank else 0
+            z = self.turn(z, e, loop * self.each % len(self.blocks), own)
             yield z
 
     def _turn(
-        self, z: Float[Tensor, "B T D"], e: Float[Tensor, "B T D"], first: int
+        self, z: Float[Tensor, "B T D"], e: Float[Tensor, "B T D"], first: int, own: int
     ) -> Float[Tensor, "B T D"]:
-        """One loop, with its blocks from the first one on; untied ones begin again after all."""
+        """One loop, with its blocks from the first one on and its own differences."""
         x = self.inject(z, e)
         for block in self.blocks[first : first + self.each]:
-            x = block(x)
+            x = block.get_submodule(f"loops.{own}")(block, x) if self.rank else block(x)
         x = x[..., : self.d_model]
         out: Tensor = self.head.norm(x) if self.loop_norm else x
         return out
 
     def compile_part(self, compiler: Callable[..., Any]) -> bool:
-        """Compile one loop, which serves any number of them; not if each has its own blocks."""
-        if self.each == len(self.blocks):
+        """Compile one loop, which serves any number of them; not if each has values of its own."""
+        if self.each == len(self.blocks) and not self.rank:
             self.turn = compiler(self._turn)
             return True
         return False
@@ -277,6 +285,16 @@ class Looped(Gpt):
     def _scored(self, z: Float[Tensor, "*S B RT D"]) -> Float[Tensor, "*S B T C"]:
         z = z[..., self.count :, :]
         return self.head.scored(z if self.loop_norm else self.head.norm(z))
+
+
+def _difference_size(config: Mapping[str, Any]) -> int:
+    """Values that one loop has of its own."""
+    if not (rank := config.get("loop_rank", 0)):
+        return 0
+    with torch.device("meta"):
+        blocks = Gpt(SimpleNamespace(**config)).blocks
+        own = [Difference(block, rank) for block in blocks]
+    return sum(values.numel() for one in own for values in one.parameters())
 
 
 def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -311,6 +329,10 @@ class _Entry:
                 "`registers` are not",
                 "leave out `--registers`, or take another variant",
             )
+        if not 0 <= c.get("loop_rank", 0) <= c["d_model"]:
+            raise UsageError(f"`loop_rank` is {c['loop_rank']}, it must be 0 to {c['d_model']}")
+        if c.get("loop_rank") and c.get("untied"):
+            raise UsageError("`loop_rank` is for loops that share blocks, `untied` ones do not")
         if c.get("state_noise", 0.0) < 0:
             raise UsageError(f"`state_noise` is {c['state_noise']}, it must be 0 or more")
         for name, value in {"loss_loops": last, "loops_every": c["loops_every"]}.items():
@@ -349,7 +371,7 @@ class _Entry:
         return int(sum(each) // len(each))
 
     def _parts(self, config: Mapping[str, Any]) -> tuple[int, int]:
-        """Of one loop, and of what is outside them."""
+        """Of one loop, its difference as if applied to its input, and of what is outside them."""
         rest = GPT.flops({**config, "n_layers": 0})
         positions = config["context"] + config.get("registers", 0)
         inject = 4 * positions * config["d_model"] ** 2
@@ -358,7 +380,7 @@ class _Entry:
         blocks = GPT.flops(wide) - GPT.flops({**wide, "n_layers": 0})
         if config.get("untied"):
             blocks //= config["n_loops"]
-        return blocks + inject, rest
+        return blocks + inject + 2 * positions * _difference_size(config), rest
 
 
 ENTRY: Architecture = _Entry()

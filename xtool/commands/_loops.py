@@ -34,6 +34,7 @@ def unroll_each(
 def fold_each(
     models: Sequence[Path],
     loops: int,
+    rank: int,
     others: Mapping[str, Any],
     data: Path | None,
     out: Path | None,
@@ -51,9 +52,9 @@ def fold_each(
     loss_on = open_data(data) if data else None
     for path, place in zip(models, places, strict=True):
         require_writable(place, force)
-        said, proof = fold(path, place, loops, loss_on)
+        said, proof = fold(path, place, loops, loss_on, rank)
         moved = "approximate: the function has changed"
-        _say(path, place, said, proof, moved if proof.difference else "all loops were equal", notes)
+        _say(path, place, said, proof, moved if proof.difference else "nothing is lost", notes)
 
 
 def _places(

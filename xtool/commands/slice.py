@@ -54,6 +54,13 @@ def slice_(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            help="With --fold: of what each loop keeps of its own matrices.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -93,6 +100,8 @@ def slice_(
 
     Their paths go to standard output.
     """
+    from xtool.errors import UsageError
+
     notes = Notes(quiet, verbose)
     layers = _layers(dials.pop("n_layers", None))
     given = dials | {"d_model": d_model, "vocab_size": vocab_size}
@@ -102,6 +111,8 @@ def slice_(
     sizes = resolve(OPTIONS, [(SAID, given)])
     wanted = changes(sizes | {"n_layers": layers}, enough)
     found = files(model)
+    if rank is not None and fold is None:
+        raise UsageError("`--rank` is for `--fold`", "`--fold 4 --rank 8`")
     if budgeted:
         from xtool.commands._budget import Where, slice_each
 
@@ -113,10 +124,9 @@ def slice_(
         from xtool.commands._loops import fold_each
 
         others = {**wanted, "replica": replica, "sort": sort}
-        fold_each(found, fold, others, data, out, force, notes)
+        fold_each(found, fold, rank or 0, others, data, out, force, notes)
         return
     from xtool.atomic import require_apart, require_writable
-    from xtool.errors import UsageError
 
     if sort not in (None, "importance"):
         raise UsageError(f"`--sort {sort}`: it is importance, or left out")

@@ -4,7 +4,8 @@ A linear weight is uniform in +-1/sqrt(fan-in), the default of PyTorch's `nn.Lin
 1/sqrt(3 fan-in) is also GPT-2's 0.02 at its width; what writes the residual stream inside a layer
 is divided by sqrt(n_layers), a little less than the sqrt(2 n_layers) of Radford et al. (2019).
 Embeddings are normal with spread 1, or 1/sqrt(3 d_model) where a tied head reads them too; learned
-positions like the symbols that they are added to. Gains are 1, biases 0.
+positions like the symbols that they are added to. Gains are 1, biases 0, and so is what a loop adds
+to a shared matrix.
 
 Values depend on (seed, name, row block) only, so any range of rows can be drawn by itself.
 """
@@ -21,6 +22,7 @@ from xtool.seeds import derive
 
 CHUNK = 1 << 18
 BESIDE_NUMBERS = 0.02
+ADDED = ".lora_B"
 
 Fill = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -38,8 +40,8 @@ def initial(
         return whole[start:stop]
     if axes[0].role == "scales":
         return torch.full((stop - start,), 0.0 if name.endswith("bias") else 1.0)
-    if len(shape) == 1:
-        return torch.zeros(stop - start)
+    if len(shape) == 1 or name.endswith(ADDED):
+        return torch.zeros(stop - start, *shape[1:])
     summed = layout.reading(name)
     spread = _embedding_spread(layout, name) if summed is None else _spread(layout, name, summed)
 

@@ -1,24 +1,25 @@
 """Between looped and deep models: unroll the loops of one, fold the other into loops.
 
 Unrolling gives each loop a copy of the blocks, and is exact to the bit. Folding averages the blocks
-that stand at the same place of each loop, as Bae et al. (2024, arXiv:2410.20672) begin their
-recursive models; it is not exact.
+that stand at the same place of each loop, and may keep a low-rank part of what each differs by, as
+Bae et al. (2024, arXiv:2410.20672) begin their recursive models; it is not exact.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from xtool.archs import SIZE, checked, open_model
-from xtool.axes import Layout, layout
+from xtool.archs import checked, empty, open_model, stored_names
+from xtool.axes import Layout, difference_name, layout
 from xtool.checkpoint import NAMES, Reader, save_streamed
 from xtool.config import OTHER, SHAPE, model_options
 from xtool.dataset import Dataset
 from xtool.errors import UsageError
+from xtool.layers.loops import FIRST, SECOND, differing
 from xtool.lineage import step
 from xtool.storage import Source
 from xtool.surgery.proof import Proof, compare, require_exact
@@ -46,7 +47,7 @@ def unroll(path: Path, out: Path) -> tuple[str, Proof]:
         if config["arch"] != "looped" or config.get("untied"):
             raise UsageError(f"{path}: its loops do not share blocks", "unroll a looped model")
         own, count = config["n_layers"], config["n_layers"] * config["n_loops"]
-        new = config | {"n_layers": count, "untied": True}
+        new = config | {"n_layers": count, "untied": True, "loop_rank": 0}
         if config["injection"] == "none" and not config["loop_norm"]:
             new = _dials_of("gpt", new)
         said = f"n_layers {own} -> {count}, {new['arch']}, each loop with its own"
@@ -54,7 +55,9 @@ def unroll(path: Path, out: Path) -> tuple[str, Proof]:
         return said, _write(reader, out, "unroll", config["n_loops"], new, sources, exact=True)
 
 
-def fold(path: Path, out: Path, loops: int, data: Dataset | None = None) -> tuple[str, Proof]:
+def fold(
+    path: Path, out: Path, loops: int, data: Dataset | None = None, rank: int = 0
+) -> tuple[str, Proof]:
     """Make a deep model loop: blocks that are the mean of those at their place of each loop.
 
     Args:
@@ -62,6 +65,8 @@ def fold(path: Path, out: Path, loops: int, data: Dataset | None = None) -> tupl
         out: where the looped model goes.
         loops: how many.
         data: to give the loss before and after on.
+        rank: of what each loop keeps of its matrices' difference from the mean, the nearest of so
+            low a rank; 0 for nothing.
 
     Returns:
         what changed, and how far the outputs moved.
@@ -86,11 +91,12 @@ def fold(path: Path, out: Path, loops: int, data: Dataset | None = None) -> tupl
                 f"`n_layers` ({config['n_layers']}) must be divisible by {loops} loops"
             )
         own = config["n_layers"] // loops
-        new = config | {"n_layers": own, "untied": False}
+        new = config | {"n_layers": own, "untied": False, "loop_rank": rank}
         if not untied:
             new |= {"n_loops": loops, "injection": "none", "loop_norm": False}
             new = _dials_of("looped", new)
         said = f"n_layers {config['n_layers']} -> {own}, {loops} loops of the mean"
+        said += f", each with a difference of rank {rank}" if rank else ""
         sources = {layer: range(layer, config["n_layers"], own) for layer in range(own)}
         return said, _write(reader, out, "fold", loops, new, sources, exact=False, data=data)
 
@@ -126,15 +132,11 @@ def _write(
     if config.get("nest"):
         config = {**config, "nest": None, "nest_weights": None}
     new = layout(checked(config))
-    rows = partial(_rows, reader, new, sources)
-    specs = []
-    for name in (name for name in reader.names if not name.startswith(f"{SIZE}.")):
-        layer = reader.layout.layer(name)
-        at = [None] if layer is None else [n for n, old in sources.items() if old[0] == layer]
-        specs += [
-            Spec(_named(name, layer, place), NAMES[reader.dtype(name)], reader.shape(name))
-            for place in at
-        ]
+    values = Values(reader, new, sources)
+    names = stored_names(empty(new.config), new)
+    specs = [
+        Spec(name, NAMES[reader.dtype(values.source(name))], new.shape(name)) for name in names
+    ]
     done = step(command, {"n_loops": loops}, {"model": header.digest}, 0)
     made = {"config": dict(new.config), "lineage": [*header.lineage, done]}
     found: list[Proof] = []
@@ -147,22 +149,89 @@ def _write(
                 require_exact(found[0], command)
 
     update = made | {"training": header.inherited()}
-    save_streamed(out, header.model_copy(update=update), specs, rows, prove=prove)
+    save_streamed(out, header.model_copy(update=update), specs, values.rows, prove=prove)
     return found[0]
 
 
-def _named(name: str, layer: int | None, new: int | None) -> str:
-    return name if layer is None else name.replace(f".{layer}.", f".{new}.", 1)
+class Values:
+    """The tensors of a model that loops otherwise than the one they come from.
+
+    Args:
+        reader: the old model.
+        new: layout of the new one.
+        sources: by new layer the old ones that it is the mean of.
+    """
+
+    def __init__(self, reader: Reader, new: Layout, sources: Sources) -> None:
+        assert reader.layout is not None
+        self.reader, self.old, self.new, self.sources = reader, reader.layout, new, sources
+        self.each = self.old.config["n_layers"]  # layers of an old loop whose blocks are shared
+        self._kept: tuple[str, Any] = ("", None)
+
+    def source(self, name: str) -> str:
+        """The first old tensor that a new one comes from."""
+        layer = self.new.layer(name)
+        return name if layer is None else _named(_matrix(name), layer, self.sources[layer][0])
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows [start, stop) of a new tensor."""
+        layer = self.new.layer(name)
+        if layer is None:
+            return self.reader.rows(name, start, stop)
+        if name.endswith((FIRST, SECOND)):
+            key = name.rpartition(".")[0]
+            found: Tensor = self._once(key, self._difference)[name.endswith(SECOND)]
+            return found[start:stop]
+        olds = [_named(name, layer, old) for old in self.sources[layer]]
+        if self._added(olds[0], layer, FIRST) in self.reader.names:
+            whole: Tensor = self._once(name, self._own)
+            return whole[start:stop]
+        return mean([self.reader.rows(old, start, stop) for old in olds])
+
+    def _once(self, key: str, make: Callable[[str], Any]) -> Any:
+        """What is made of a name, kept until another is asked for."""
+        if self._kept[0] != key:
+            self._kept = key, make(key)
+        return self._kept[1]
+
+    def _added(self, old: str, layer: int, part: str) -> str:
+        """Where the old model's loop, which becomes a layer, keeps a part of its difference."""
+        return difference_name(old, part, layer // self.each) if old.endswith(".weight") else ""
+
+    def _own(self, name: str) -> Tensor:
+        """The matrix of one loop of a model whose loops have differences."""
+        layer = self.new.layer(name)
+        assert layer is not None
+        old = _named(name, layer, self.sources[layer][0])
+        first, second = (self.reader.tensor(self._added(old, layer, p)) for p in (FIRST, SECOND))
+        return differing(self.reader.tensor(old), second, first)
+
+    def _difference(self, key: str) -> tuple[Tensor, Tensor]:
+        """What one loop's matrix differs by from the mean, as two factors (Eckart and Young)."""
+        weight, layer = _matrix(f"{key}.{FIRST}"), self.new.layer(f"{key}.{FIRST}")
+        assert layer is not None
+        each = [self.reader.tensor(_named(weight, layer, old)) for old in self.sources[layer]]
+        apart = each[int(key.split(".")[3])].double() - mean(each).double()
+        u, s, v = torch.linalg.svd(apart, full_matrices=False)
+        rank = self.new.config["loop_rank"]
+        root, short = s[:rank].sqrt(), max(0, rank - len(s))
+        first = pad(root[:, None] * v[:rank], (0, 0, 0, short))
+        second = pad(u[:, :rank] * root, (0, short))
+        return first.to(each[0].dtype), second.to(each[0].dtype)
 
 
-def _rows(
-    reader: Reader, new: Layout, sources: Sources, name: str, start: int, stop: int
-) -> Tensor:
-    """Rows of a tensor: those of its only source, or the mean of several."""
-    layer = new.layer(name)
-    if layer is None:
-        return reader.rows(name, start, stop)
-    found = [reader.rows(_named(name, layer, old), start, stop) for old in sources[layer]]
-    if len(found) == 1:
-        return found[0]
-    return torch.stack(found).double().mean(0).to(found[0].dtype)
+def mean(each: Sequence[Tensor]) -> Tensor:
+    """The mean of tensors of one shape, of a single one itself."""
+    return each[0] if len(each) == 1 else torch.stack([*each]).double().mean(0).to(each[0].dtype)
+
+
+def _matrix(name: str) -> str:
+    """The matrix that a part of a difference belongs to; another tensor's own name."""
+    if not name.endswith((FIRST, SECOND)):
+        return name
+    head, layer, _, _, *rest, _ = name.split(".")
+    return ".".join([head, layer, *rest, "weight"])
+
+
+def _named(name: str, layer: int, new: int) -> str:
+    return name.replace(f".{layer}.", f".{new}.", 1)

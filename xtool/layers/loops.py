@@ -1,0 +1,53 @@
+"""What one loop of a shared block has of its own: a low-rank difference of each matrix.
+
+In loop t a matrix W of the block is W + B_t A_t, with A_t (R, n_in) and B_t (n_out, R), as in the
+relaxed recursive models of Bae et al. (2024, arXiv:2410.20672); the names are those of Hu et al.
+(2021, arXiv:2106.09685).
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from xtool.layers.linear import Linear
+
+FIRST, SECOND = "lora_A", "lora_B"
+
+
+class Difference(nn.Module):
+    """The differences of all matrices of a block in one loop.
+
+    Args:
+        block: the block that all loops share.
+        rank: R.
+    """
+
+    def __init__(self, block: nn.Module, rank: int) -> None:
+        super().__init__()
+        for path, module in block.named_modules():
+            if not isinstance(module, Linear):
+                continue
+            own: nn.Module = self
+            for part in path.split("."):
+                if not hasattr(own, part):
+                    own.add_module(part, nn.Module())
+                own = own.get_submodule(part)
+            n_out, n_in = module.weight.shape
+            own.register_parameter(FIRST, nn.Parameter(torch.empty(rank, n_in)))
+            own.register_parameter(SECOND, nn.Parameter(torch.empty(n_out, rank)))
+
+    def forward(self, block: nn.Module, x: Tensor) -> Tensor:
+        """What the block makes of x (B, T, D) in this loop."""
+        own = dict(self.named_parameters())
+        weights = {}
+        for name in (name for name in own if name.endswith(FIRST)):
+            path = name.removesuffix(f".{FIRST}")
+            weight = getattr(block.get_submodule(path), "weight")  # noqa: B009
+            weights[f"{path}.weight"] = differing(weight, own[f"{path}.{SECOND}"], own[name])
+        out: Tensor = functional_call(block, weights, (x,))
+        return out
+
+
+def differing(weight: Tensor, second: Tensor, first: Tensor) -> Tensor:
+    """The matrix of one loop, (n_out, n_in)."""
+    return weight + second @ first
