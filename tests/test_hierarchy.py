@@ -68,7 +68,10 @@ def test_toml_json_and_yaml_say_the_same(tmp_path: Path) -> None:
         ("[levels.4]\nx = 3\n", "must be a list of texts"),
         ("levels = 3\n", "must hold `levels`"),
         ("[levels\n", "not TOML"),
-        ('overlaps = "first"\n[levels.4]\nx = ["a"]\n', "`overlaps` is 'first'"),
+        ("[levels.4]\n", "has no group"),
+        ('[levels.4]\nx = ["re:' + "(" * 5000 + '"]\n', "recursion"),
+        ('[levels.4]\nx = ["re:a{9999999999999}"]\n', "too large"),
+        ('overlaps = "first"\n[levels.4]\nx = ["a"]\n', "`overlaps` must be"),
         ('[level.4]\nx = ["a"]\n', "must hold `levels`"),
     ],
 )
@@ -77,13 +80,43 @@ def test_category_files_that_cannot_be_read(text: str, message: str, tmp_path: P
         groups_of(text, tmp_path)
     assert message in caught.value.message
     if "az" in text:
-        assert "did you mean `a-z`" in str(caught.value.hint)
+        assert "near are 'a-z'" in str(caught.value.hint)
 
 
 def test_the_last_group_has_a_token_of_two_where_that_is_asked_for(tmp_path: Path) -> None:
     text = 'overlaps = "last"\n[levels.4]\nx = ["a-c"]\ny = ["c"]\n'
     found = dict(zip(TOKENS, groups_of(text, tmp_path), strict=True))
     assert found["a"] == found["b"] != found["c"]
+
+
+def test_a_token_of_no_group_is_alone_whatever_groups_are_called(tmp_path: Path) -> None:
+    found = groups_of('[levels.4]\n"token 0" = ["a", "b"]\n', tmp_path)
+    assert found == [1, 2, 0, 0, *range(3, 9)]
+    assert groups_of('[levels.4]\nx = ["re:[[ab]"]\n', tmp_path) == found, "without a warning"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("c.json", '{"levels": {"4": {"x": ["a"]}, "4": {"x": ["b"]}}}', "`4` stands there twice"),
+        ("c.yaml", "levels:\n  4: {x: [a]}\n  4: {x: [b]}\n", "`4` stands there twice"),
+        ("c.yaml", "levels:\n  4: {x: [a]}\n  '4': {x: [b]}\n", "level 4: stands there twice"),
+        ("c.yaml", "levels: !!timestamp x\n", "not YAML"),
+        ("c.yaml", "levels: !!bool x\n", "not YAML"),
+        ("c.yaml", "overlaps:\n- &a [x]\n" + "- [*a]\n" * 40, "must hold `levels`"),
+    ],
+)
+def test_other_formats_are_read_as_strictly(
+    name: str, text: str, message: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("yaml")
+    with pytest.raises(XtoolError, match=message):
+        groups_of(text, tmp_path, name)
+
+
+def test_groups_of_yaml_may_be_called_by_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    assert groups_of("levels: {4: {1: [a, b], 2.5: [A]}}\n", tmp_path, "c.yml")[2:6] == [0, 0, 4, 1]
 
 
 def test_found_groups_can_be_imposed_again(tmp_path: Path) -> None:
@@ -190,7 +223,7 @@ def test_groups_emerge_settle_and_resume_to_the_bit(xtool: Run, text: Path) -> N
     done = xtool(*args, "--steps", 20, "--keep-state", "-o", "a.st")
     assert done.code == 0, done.err
     rows = [json.loads(line) for line in (text / "a.rows.jsonl").read_text().splitlines()]
-    agreed = [row for row in rows if row["metric"] == "agreement"]
+    agreed = [row for row in rows if row["metric"] == "group_agreement"]
     assert {row["step"] for row in agreed} == {10}, "nothing moves, so they settle at once"
     assert {row["metric"] for row in rows} >= {"inner_cosine", "category_agreement", "groups"}
     assert xtool(*args, "--steps", 20, "--max-time", 0, "-o", "b.st").code == 0

@@ -111,14 +111,6 @@ def test_the_answer_may_be_a_uniform_size() -> None:
     assert search([Body(0, COSTS)], 60, losses)[0] == (0, (2, 2, 2, 2))
 
 
-def test_what_a_uniform_size_costs_beside_counts() -> None:
-    body = Body(0, COSTS, extra=[0, 0, 1, 1])
-    losses = Losses(lambda place: 3 - fmean(place[1]), MOST)
-    best = search([body], 48, losses)[0]
-    assert best != (0, (2, 2, 2, 2))
-    assert body.cost(best[1]) <= 48
-
-
 @pytest.mark.parametrize("better", [0, 1])
 def test_of_several_bodies_the_better_one_is_searched(better: int) -> None:
     bodies = [Body(0, COSTS), Body(40, [[0, 6, 18, 42]] * LAYERS)]
@@ -206,14 +198,12 @@ def exhaustive(path: Path) -> dict[tuple[int, ...], tuple[int, float]]:
     """Parameters and loss of every mix, each from a file of its own."""
     examples, found = open_data(path.with_name("data.st")), {}
     for mix in product((4, 32), repeat=3):
-        small = path if {*mix} == {32} else path.with_name("small.st")
-        if small != path:
-            slice_model(path, small, {"d_ff": [*mix] if len({*mix}) > 1 else mix[0]})
+        small, width = path.with_name("small.st"), [*mix] if len({*mix}) > 1 else mix[0]
+        slice_model(path, small, {"d_ff": width}, inside=False)
         model = read_model(small)[2]
         loss = scores(model, task_of(examples.header, ""), examples.stored("dev"))["loss"].mean()
         found[mix] = parameters(model), float(loss)
-        if small != path:
-            small.unlink()
+        small.unlink()
     return found
 
 
@@ -234,6 +224,18 @@ def test_slice_cuts_the_best_size_within_a_number_of_parameters(nested: Path, xt
         assert parameters(model) <= budget
         assert every[mix][1] <= least + WITHIN
         assert f"loss {every[mix][1]:.4f} (the whole model {every[32, 32, 32][1]:.4f})" in done.err
+
+
+def test_a_budget_that_the_whole_model_keeps_takes_it_whole(nested: Path, xtool: Run) -> None:
+    done = xtool("slice", nested, "--params", "1M", "-o", "cut.st", "--threads", 1)
+    assert (done.code, done.out) == (0, "cut.st\n"), done.err
+    header, _, model = read_model(Path("cut.st"))
+    assert header.config["d_ff"] == 32
+    assert header.config["nest"] is None
+    asked = json.loads(
+        xtool("evaluate", nested, "--size", "d_ff=32", "--format", "jsonl").out.splitlines()[0]
+    )
+    assert parameters(model) == asked["params"]
 
 
 def test_slice_cuts_what_keeps_a_time_when_it_is_timed_again(
@@ -264,7 +266,6 @@ def test_slice_cuts_what_keeps_a_time_when_it_is_timed_again(
     ("args", "message"),
     [
         (["--params", "100"], "no size is within 100 parameters: the smallest, `d_ff=4`, costs"),
-        (["--params", "1M"], "nothing to slice: the whole model costs"),
         (["--params", "1k", "--d-ff", "16"], "`--params`, `--d-ff` exclude each other"),
         (["--params", "1k", "--latency", "1ms"], "`--params`, `--latency` exclude each other"),
         (["--params", "1k", "--fold", "2"], "`--params`, `--fold` exclude each other"),

@@ -18,7 +18,7 @@ ALONGSIDE = ("metric", "split", "seed", "replica", "step", "epoch", "tensor", "l
 UNLIKE = ("arch", "task", "data", "split", "metric")
 # What an evaluation did to the same model.
 ASKED = ("loops", "examples", "exit", "threshold", "mask", "keep", "kept", "state_noise")
-FRACTIONS = ("accuracy", "majority")
+FRACTIONS = ("accuracy", "majority", "agreement", "acceptance")
 
 
 def bounded(metric: str, found: Estimate) -> Estimate:

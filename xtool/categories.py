@@ -14,7 +14,9 @@ letter, digit, space, punctuation), or a regular expression `re:...` that whole 
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +58,16 @@ def read_categories(path: Path, tokens: Sequence[str]) -> tuple[Groups, dict[str
             f"{path}: must hold `levels` and may hold `overlaps`, nothing else",
             "level -> group -> tokens: `[levels.16]`, then `vowel = ['a', 'e']`",
         )
-    if overlaps not in OVERLAPS:
-        raise XtoolError(f"{path}: `overlaps` is {overlaps!r}, it must be error or last")
+    if not isinstance(overlaps, str) or overlaps not in OVERLAPS:
+        raise XtoolError(f"{path}: `overlaps` must be `error` or `last`")
     groups: Groups = {}
     names: dict[str, list[str]] = {}
     for level, named in levels.items():
         where = f"{path}: level {level}"
         if not isinstance(named, dict):
             raise XtoolError(f"{where}: must map groups to lists of tokens")
+        if str(level) in groups:
+            raise XtoolError(f"{where}: stands there twice")
         groups[str(level)], names[str(level)] = _grouped(named, tokens, overlaps == "last", where)
     return groups, names
 
@@ -72,7 +76,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     text = decode(read_bytes(path, "give a file of categories"), path)
     try:
         if path.suffix == ".json":
-            found = json.loads(text)
+            found = json.loads(text, object_pairs_hook=_once)
         elif path.suffix in (".yaml", ".yml"):
             found = _yaml(text, path)
         elif path.suffix == ".toml":
@@ -93,10 +97,34 @@ def _yaml(text: str, path: Path) -> Any:
         raise XtoolError(
             f"{path}: YAML needs the package pyyaml", "`pip install pyyaml`, or write TOML"
         ) from error
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            self.flatten_mapping(node)
+            return _once(
+                (self.construct_object(k, True), self.construct_object(v, True))
+                for k, v in node.value
+            )
+
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error).replace("\n", " ")) from error
+        return yaml.load(text, Loader)
+    # What its tags are converted by raises whatever that raises.
+    except Exception as error:
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _once(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A table whose keys stand there once.
+
+    Raises:
+        ValueError: one stands there twice.
+    """
+    found: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"`{key}` stands there twice")
+        found[key] = value
+    return found
 
 
 def _grouped(
@@ -104,6 +132,9 @@ def _grouped(
 ) -> tuple[list[int], list[str]]:
     """The group of every token of a level, and the groups' names."""
     owner: dict[int, str] = {}
+    named = {str(group): entries for group, entries in named.items()}
+    if not named:
+        raise XtoolError(f"{where}: has no group", "leave the level out")
     for group, entries in named.items():
         if not isinstance(entries, list) or not all(isinstance(one, str) for one in entries):
             raise XtoolError(f"{where}: `{group}` must be a list of texts")
@@ -113,19 +144,19 @@ def _grouped(
                     f"{where}: {tokens[place]!r} is in `{owner[place]}` and in `{group}`",
                     'keep one, or set `overlaps = "last"` for the later group to have it',
                 )
-            owner[place] = str(group)
+            owner[place] = group
     empty = [group for group in named if group not in owner.values()]
     if empty:
         raise XtoolError(f"{where}: `{empty[0]}` holds no token of its own")
     names = list(dict.fromkeys(owner.values()))
     number = {name: place for place, name in enumerate(names)}
     found = []
-    for place in range(len(tokens)):
-        if place not in owner:
-            number[f"token {place}"] = len(names)
-            names.append(tokens[place])
-            owner[place] = f"token {place}"
-        found.append(number[owner[place]])
+    for place, token in enumerate(tokens):
+        if place in owner:
+            found.append(number[owner[place]])
+        else:
+            found.append(len(names))
+            names.append(token)
     return found, names
 
 
@@ -138,9 +169,11 @@ def _places(entry: str, tokens: Sequence[str], where: str) -> list[int]:
         return [place for place, text in enumerate(tokens) if text and CLASSES[rest](text)]
     if kind == "re" and rest:
         try:
-            pattern = re.compile(rest, re.DOTALL)
-        except re.error as error:
-            raise XtoolError(f"{where}: `{entry}`: {error}") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                pattern = re.compile(rest, re.DOTALL)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise XtoolError(f"{where}: `{entry[:40]}`: {error}") from error
         return [place for place, text in enumerate(tokens) if pattern.fullmatch(text)]
     if len(entry) == 3 and entry[1] == "-" and entry[0] <= entry[2]:
         return [
@@ -149,7 +182,12 @@ def _places(entry: str, tokens: Sequence[str], where: str) -> list[int]:
     text = rest if kind == "text" and rest else entry
     found = [place for place, token in enumerate(tokens) if token == text]
     if not found:
-        raise XtoolError(f"{where}: no token is {text!r}", unknown("", text, tokens).hint)
+        near = ", ".join(map(repr, get_close_matches(text, tokens, cutoff=0.5)))
+        raise XtoolError(
+            f"{where}: no token is {text[:40]!r}",
+            (f"near are {near}; " if near else "")
+            + "an entry is one token, `a-z`, `class:lower`, or `re:[aeiou]`",
+        )
     return found
 
 
@@ -160,13 +198,13 @@ def _known(names: Mapping[str, Any]) -> str:
 def category_text(groups: Groups, tokens: Sequence[str]) -> str:
     """A category file, as TOML, of groups that were found; single tokens are left out."""
     lines = []
-    for level, found in groups.items():
+    for level, found in sorted(groups.items(), key=lambda item: (len(item[0]), item[0])):
         lines.append(f"[levels.{json.dumps(level)}]")
-        for group in dict.fromkeys(found):
+        several = [group for group in dict.fromkeys(found) if found.count(group) > 1]
+        for number, group in enumerate(several, 1):
             members = [tokens[place] for place, one in enumerate(found) if one == group]
-            if len(members) > 1:
-                # `text:`, so that no token is read as a range or a class.
-                said = ", ".join(json.dumps("text:" + one, ensure_ascii=True) for one in members)
-                lines.append(f"group{group} = [{said}]")
+            # `text:`, so that no token is read as a range or a class.
+            said = ", ".join(json.dumps("text:" + one, ensure_ascii=True) for one in members)
+            lines.append(f"group{number} = [{said}]")
         lines.append("")
     return "\n".join(lines)

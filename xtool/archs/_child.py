@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xtool.archs._making import build, empty
+from xtool.archs._making import build, count, empty
 from xtool.archs._nest import HEAD, SIZE, place_of, sized, sizes_of
 from xtool.archs.gpt import Head
 from xtool.axes import Layout, layout
@@ -137,6 +137,18 @@ def with_head(model: nn.Module, config: Mapping[str, Any], changes: Mapping[str,
 def build_size(config: Mapping[str, Any], changes: Mapping[str, Any]) -> nn.Module:
     """A size as a model with uninitialised values."""
     return with_head(build(sized(config, changes)), config, changes)
+
+
+def count_size(config: Mapping[str, Any], changes: Mapping[str, Any]) -> int:
+    """The parameters of a size that is cut out alone, with no size nested in it.
+
+    A head that reads less leaves the embedding whole, whose first columns it has where it is tied.
+    """
+    small = sized(config, changes)
+    with torch.device("meta"):
+        found = count(build_size(config, changes))
+    tied = HEAD in changes and small["tied_head"]
+    return found - tied * changes[HEAD] * small["n_outputs"] if tied else found
 
 
 def start_sizes(model: nn.Module, config: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ each. The whole model is one of the sizes. `head=8,16` nests the output alone (m
 embeddings): the blocks are whole, and the head reads a prefix of what they give.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,6 +32,9 @@ AXES = ("d_model", "n_heads", "d_ff", "n_layers")
 HEAD, AUTO = "head", "auto"
 WHOLE = ("gpt", "matryoshka")  # whose head alone reads what comes before it
 SIZE = "sizes"  # under which names stand what a size has of its own
+LARGEST_WEIGHT = 1e6
+FREE = ("context", "vocab_size")  # fewer positions or symbols are no other size
+ORDER = ("d_model", "n_heads", "n_kv_heads", "d_ff", "n_layers", HEAD)  # in labels
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,8 @@ def axes_of(config: Mapping[str, Any]) -> dict[str, list[int]]:
     if config.get("nest") == AUTO:
         return _usual(config)
     for word in str(config.get("nest") or "").split():
-        name, _, text = word.partition("=")
-        name = name.replace("-", "_")
+        name, _, text = word.rpartition("=")
+        name = name.replace("-", "_") or "d_model"
         if name not in (*AXES, HEAD):
             raise unknown("axis of `--nest`", name, [*AXES, HEAD])
         if name in found:
@@ -158,7 +162,8 @@ def label_of(sizes: Mapping[str, Any]) -> str:
     """What a size is called: `16`, or `d_model=16 d_ff=64,128`."""
     if [*sizes] == ["d_model"]:
         return str(sizes["d_model"])
-    said = {name: n if isinstance(n, list) else [n] for name, n in sizes.items()}
+    named = sorted(sizes.items(), key=lambda item: ORDER.index(item[0]))
+    said = {name: n if isinstance(n, list) else [n] for name, n in named}
     return " ".join(f"{name}={','.join(map(str, each))}" for name, each in said.items())
 
 
@@ -169,17 +174,24 @@ def parse_size(text: str, config: Mapping[str, Any]) -> Size:
         UsageError: not in the grammar, or an axis that a model of this kind lacks.
     """
     sizes: dict[str, Any] = {}
-    for word in text.split():
+    for word in re.split(r"[\s,]+(?=[^\s,]*=)|\s+", text.strip()) if text.strip() else []:
         name, _, numbers = word.rpartition("=")
         name = name.replace("-", "_") or "d_model"
-        if name not in (*AXES, "n_kv_heads", HEAD):
-            raise unknown("axis of `--size`", name, [*AXES, "n_kv_heads", HEAD])
+        if name not in ORDER:
+            raise unknown("axis of `--size`", name, ORDER)
+        if name in sizes:
+            raise UsageError(f"`--size {text}` names `{name}` twice")
         try:
             each = [int(part) for part in numbers.split(",")]
         except ValueError as error:
             raise UsageError(
                 f"`--size {text}` is no size", "write it like `16`, or `d_ff=64,128`"
             ) from error
+        if len(each) > 1 and name != "d_ff":
+            raise UsageError(
+                f"`--size {text}`: one size has one `{name}`; `d_ff` may have one a layer",
+                "`--size 8 --size 16` names two sizes",
+            )
         sizes[name] = each if len(each) > 1 else each[0]
     if not sizes:
         raise UsageError("`--size` is empty", "write it like `16`, or `d_ff=64,128`")
@@ -219,9 +231,13 @@ def is_trained(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         each = given[name] if isinstance(given[name], list) else [given[name]]
         if not set(each) <= set(sizes):
             return False
-    free = ("context", "vocab_size")
     there = sized(config, size_of(config, given).changes)
-    return all(there.get(name) == wanted.get(name) for name in SIZES if name not in free)
+    return same_size(there, wanted)
+
+
+def same_size(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations are of one size, for any positions and symbols."""
+    return all(one.get(name) == other.get(name) for name in SIZES if name not in FREE)
 
 
 def inner(config: Mapping[str, Any], small: Mapping[str, Any]) -> tuple[str | None, list[int]]:
@@ -240,10 +256,10 @@ def inner(config: Mapping[str, Any], small: Mapping[str, Any]) -> tuple[str | No
     if not axes or mixed or not is_trained(config, small):
         return None, []
     within = {n: [one for one in sizes if one <= small[n]] for n, sizes in axes.items()}
-    kept = {name: sizes for name, sizes in within.items() if len(sizes) > 1}
-    if not kept:
+    if all(len(sizes) == 1 for sizes in within.values()):
         return None, []
-    nest = " ".join(f"{name}={','.join(map(str, sizes))}" for name, sizes in kept.items())
+    # An axis that is at its smallest is named too, since the sizes inside stay there.
+    nest = " ".join(f"{name}={','.join(map(str, sizes))}" for name, sizes in within.items())
     nested = {**config, **small, "nest": nest}
     after = [sized(nested, size.changes) for size in sizes_of(nested)[:-1]]
     places = [place for new in after if (place := place_of(config, new)) is not None]
@@ -279,9 +295,10 @@ def weights_of(config: Mapping[str, Any], count: int) -> list[float]:
         found = [float(part) for part in str(text).split(",")]
     except ValueError:
         found = []
-    if len(found) != count or not all(0 < one < float("inf") for one in found):
+    if len(found) != count or not all(0 < one <= LARGEST_WEIGHT for one in found):
         raise UsageError(
-            f"`nest_weights` {text} must be {count} numbers above 0, one for each size",
+            f"`nest_weights` {text} must be {count} numbers above 0 and at most "
+            f"{LARGEST_WEIGHT:g}, one for each size",
             "the smallest first, as `1,1,2`",
         )
     return found
@@ -293,7 +310,7 @@ def place_of(
     """Which of a model's nested sizes a configuration is, by what it comes to; None for no one."""
     for place, size in enumerate(sizes_of(config)):
         one = sized(config, size.changes)
-        same = all(one.get(name) == small.get(name) for name in SIZES)
+        same = same_size(one, small)
         if size.changes and same and size.changes.get(HEAD) == head:
             return place
     return None

@@ -116,7 +116,7 @@ def slice_each(
         place = target(path, out, changes)
         require_apart([place], [*models, where.data, *registry.admitted().values()])
         require_writable(place, force)
-        changed, digest = slice_model(path, place, changes, where.replica, False)
+        changed, digest = slice_model(path, place, changes, where.replica, False, inside=False)
         notes.say(f"{path} -> {place}: {', '.join(changed)}; every tensor is a prefix, to the bit")
         notes.detail(f"digest {digest}")
         write_stdout(f"{place}\n")
@@ -130,6 +130,7 @@ def _chosen(
     Raises:
         UsageError: no budget, no size within it; see `_scorer`.
     """
+    from xtool.archs import axes_of
     from xtool.evaluation.budgets import Sizes, choose, seconds
     from xtool.evaluation.search import Losses
     from xtool.training.setup import threads_of
@@ -163,6 +164,8 @@ def _chosen(
         f"{known[place]:.4f} (the whole model {known[sizes.whole]:.4f}), after {len(known)} "
         "evaluations on dev"
     )
+    if place == sizes.whole:
+        return {name: found[-1] for name, found in axes_of(score.config).items()}
     return dict(sizes.at(place).changes)
 
 

@@ -1,8 +1,8 @@
 """Sizes of a nested model by what they cost: parameters, or the time of a forward pass.
 
 `Sizes` lays them out for the search: each combination of the other nested sizes is a body, and
-feed-forward widths mix by layer in it. Parameters are those of the file that slicing writes, which
-has gains for the sizes that stay nested in it; they are a sum over layers, exactly. Times are
+feed-forward widths mix by layer in it. Parameters are those of the file that slicing writes, in
+which nothing is nested; they are a sum over layers, exactly. Times are
 measured of uniform sizes and shared out over layers, so they only choose: what is chosen is timed.
 """
 
@@ -17,18 +17,12 @@ import torch
 from torch import nn
 
 from xtool.archs import (
-    HEAD,
     Child,
     Size,
     axes_of,
-    build_size,
-    checked,
-    count,
-    empty,
-    inner,
+    count_size,
     read_model,
     size_of,
-    sized,
 )
 from xtool.dataset import Split
 from xtool.errors import UsageError
@@ -86,15 +80,11 @@ class Sizes:
         found = []
         for body in range(len(self.combinations)):
             narrow = self.uniform(body, 0)
-            base, costs = self._plain((body, narrow)), []
+            base, costs = self.params((body, narrow)), []
             for layer in range(len(narrow)):
                 wide = [(*narrow[:layer], n, *narrow[layer + 1 :]) for n in range(self._widths)]
-                costs.append([self._plain((body, mix)) - base for mix in wide])
-            extra = []
-            for width in range(self._widths):
-                place = body, self.uniform(body, width)
-                extra.append(params(self.config, self.at(place)) - self._plain(place))
-            found.append(Body(base, costs, extra))
+                costs.append([self.params((body, mix)) - base for mix in wide])
+            found.append(Body(base, costs))
         return found
 
     def by_seconds(self, seconds: Callable[[Place], float]) -> list[Body]:
@@ -116,26 +106,9 @@ class Sizes:
     def _widths(self) -> int:
         return len(self.widths) or 1
 
-    def _plain(self, place: Place) -> int:
-        """The parameters of a size with nothing nested in it."""
-        changes = self.at(place).changes
-        if HEAD in changes:
-            return params(self.config, self.at(place))
-        return count(empty({**sized(self.config, changes), "nest": None}))
-
-
-def params(config: Mapping[str, Any], size: Size) -> int:
-    """The parameters of a size as a file of its own, with the gains of the sizes nested in it."""
-    if not size.changes:
-        return count(empty(config))
-    if HEAD in size.changes:
-        with torch.device("meta"):
-            return count(build_size(config, size.changes))
-    small = sized(config, size.changes)
-    nest = inner(config, small)[0]
-    if nest:
-        small = checked({**small, "nest": nest, "nest_weights": None})
-    return count(empty(small))
+    def params(self, place: Place) -> int:
+        """The parameters of a size, with nothing nested in it."""
+        return count_size(self.config, self.at(place).changes)
 
 
 class Scorer:
@@ -192,20 +165,18 @@ def choose(
     Args:
         sizes: of the model.
         bodies: their costs.
-        budget: the most that a size may cost.
+        budget: the most that a size may cost; the whole model is taken where it fits.
         losses: evaluates; the whole model is evaluated first, to compare with.
         fits: has the last word; asked in the order of losses.
         said: a cost, as errors give it.
 
     Raises:
-        UsageError: the whole model is within the budget, or nothing is.
+        UsageError: nothing is within the budget.
     """
     body, mix = sizes.whole
-    if bodies[body].cost(mix) <= budget:
-        raise UsageError(
-            f"nothing to slice: the whole model costs {said(bodies[body].cost(mix))}, "
-            f"within {said(budget)}"
-        )
+    if bodies[body].cost(mix) <= budget and fits(sizes.whole):
+        losses(sizes.whole)
+        return sizes.whole
     narrow = [(n, sizes.uniform(n, 0)) for n in range(len(bodies))]
     smallest = min(narrow, key=lambda place: bodies[place[0]].cost(place[1]))
     cost = bodies[smallest[0]].cost(smallest[1])

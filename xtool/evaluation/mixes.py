@@ -29,12 +29,10 @@ class Body:
     Attributes:
         base: what it costs with every layer at its narrowest.
         costs: what each width adds in each layer, by layer and width; 0 for the narrowest.
-        extra: what a uniform size costs beside, by width; none unless given.
     """
 
     base: Number
     costs: Table
-    extra: Sequence[Number] = ()
 
     @property
     def widths(self) -> range:
@@ -47,8 +45,7 @@ class Body:
 
     def cost(self, mix: Mix) -> Number:
         """What a mix costs, exactly where costs are exact."""
-        extra = self.extra[mix[0]] if self.extra and len({*mix}) == 1 else 0
-        return self.base + sum(row[n] for row, n in zip(self.costs, mix, strict=True)) + extra
+        return self.base + sum(row[n] for row, n in zip(self.costs, mix, strict=True))
 
     def largest(self, budget: Number) -> Mix | None:
         """The largest uniform mix within a budget; None where not even the smallest is."""

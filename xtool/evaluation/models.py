@@ -10,6 +10,7 @@ from torch import Tensor
 from xtool.archs import (
     Size,
     axes_of,
+    count_size,
     parse_size,
     read_model,
     require_size,
@@ -80,12 +81,19 @@ class Evaluator:
         Of several models to compare with, each size is compared with the one of its own sizes.
 
         Raises:
-            UsageError: a size that the model has not, or none of several models has a size's.
+            UsageError: a size that the model has not, or none of the models to compare with is as
+            large as one of the sizes.
             XtoolError: an unreadable file, data that is not found or does not fit.
         """
         header, out = _header(path), []
-        for size in self._sizes(header, path):
-            other = _twin(header.config, size, against) if against else None
+        twins = [(size, _twin(header.config, size, against)) for size in self._sizes(header, path)]
+        if against and not any(twin for _, twin in twins):
+            labels = ", ".join(f"`{size.label if size else 'all'}`" for size, _ in twins)
+            raise UsageError(
+                f"none of the models of `--against` is as large as {labels} of {path}",
+                "one model alone is compared with every size",
+            )
+        for size, other in twins:
             count, others = header.replicas, _header(other).replicas if other else 1
             if others not in (1, count):
                 raise XtoolError(f"{path} holds {count} models, {other} {others}: no pairs")
@@ -212,7 +220,9 @@ class Evaluator:
                 detailed[split] = details(model, task, chosen, self.asked)
             if self.trace:
                 traces[split] = trace(model, chosen)
-        return Scored(header, parameters(model), found, traces, detailed, speeds)
+        # Gains of the sizes inside are no part of what a size runs on.
+        params = count_size(header.config, changes) if size else parameters(model)
+        return Scored(header, params, found, traces, detailed, speeds)
 
 
 def _header(path: Path) -> Header:
@@ -222,19 +232,16 @@ def _header(path: Path) -> Header:
         return header
 
 
-def _twin(config: Mapping[str, Any], size: Size | None, others: Sequence[Path]) -> Path:
-    """The one model, or of several that of a size's own sizes."""
-    if len(others) == 1:
-        return others[0]
+def _twin(config: Mapping[str, Any], size: Size | None, others: Sequence[Path]) -> Path | None:
+    """The one model, or of several that of a size's own sizes, if there is one."""
+    if len(others) < 2:
+        return others[0] if others else None
     wanted = sized({"nest": None, **config}, size.changes if size else {})
     for path in others:
         theirs = _header(path).config
         if all(theirs.get(name) == wanted.get(name) for name in SIZES):
             return path
-    raise UsageError(
-        f"none of the models of `--against` is as large as `{size.label if size else 'all'}`",
-        f"it needs {', '.join(f'{n} {wanted[n]}' for n in SIZES if wanted.get(n))}",
-    )
+    return None
 
 
 def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor], **columns: Any) -> list[Row]:

@@ -28,7 +28,7 @@ X = "params"
 Y = "loss"
 BY = "label"
 LAST = True
-APART = 1.06  # factor from one series to the next
+APART = 1.02  # factor from one series to the next
 ROOM = 0.016  # of the axis that a character takes
 CLOSE = 0.05  # of the axis, within which turned labels share a tick
 

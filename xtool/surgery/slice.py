@@ -21,6 +21,7 @@ from xtool.archs import (
     is_trained,
     open_model,
     place_of,
+    same_size,
     sizes_of,
     source_of,
     stored_names,
@@ -87,6 +88,7 @@ def slice_model(
     replica: int | None = None,
     untrained_ok: bool = True,
     orders: Orders | None = None,
+    inside: bool = True,
 ) -> tuple[list[str], str]:
     """Cut a model file down to smaller sizes.
 
@@ -97,6 +99,7 @@ def slice_model(
         replica: take out this one of several models; None keeps them all.
         untrained_ok: whether the small model may be one that was never trained.
         orders: take units in this order, in place of the first ones.
+        inside: whether sizes that are nested in the small model stay so.
 
     Returns:
         what changed, and the digest of the result.
@@ -114,7 +117,7 @@ def slice_model(
         readers = [open_model(source, verify=i == chosen[0], replica=i) for i in chosen]
         old = readers[0].layout
         assert old is not None
-        cut = _cut(old, changes, str(path), orders or {})
+        cut = _cut(old, changes, str(path), orders or {}, inside)
         differ = changed(old.config, cut.new.config, but=NAMED)
         if not differ and changes and old.config.get("nest") and not cut.new.config["nest"]:
             differ = [f"the whole of {old.config['nest']}, with no size inside"]
@@ -133,7 +136,7 @@ def slice_model(
     return out_of + differ, digest
 
 
-def _cut(old: Layout, changes: Mapping[str, Any], where: str, orders: Orders) -> Cut:
+def _cut(old: Layout, changes: Mapping[str, Any], where: str, orders: Orders, inside: bool) -> Cut:
     """The small model, and where it lies in the large one.
 
     Raises:
@@ -168,7 +171,8 @@ def _cut(old: Layout, changes: Mapping[str, Any], where: str, orders: Orders) ->
     sizes: list[int] = []
     # Asked for at its own sizes, a nested model is taken out whole, with none inside.
     whole_one = bool(wanted) and all(config.get(n) == old.config.get(n) for n in SIZES)
-    if not whole_one and not orders and [*layers] == [*range(len(layers))]:
+    first = [*layers] == [*range(len(layers))]
+    if inside and not whole_one and not orders and first:
         nest, sizes = inner(old.config, config)
     if nest is not None:
         weights = old.config["nest_weights"] if nest == old.config["nest"] else None
@@ -216,14 +220,13 @@ def require_trained(header: Header, cut: Cut, where: str) -> None:
     were. Fewer positions or symbols are no other size.
     """
     old, new = cut.old.config, cut.new.config
-    sizes = [name for name in SIZES if name not in ("context", "vocab_size")]
-    if all(old.get(name) == new.get(name) for name in sizes):
+    if same_size(old, new):
         return
     first = [*cut.layers] == [*range(len(cut.layers))]
     plain = {**new, "nest": None}
     if first and old.get("nest") and is_trained(old, plain):
         return
-    if first and any(all(new.get(n) == was.get(n) for n in sizes) for was in _before(header)):
+    if first and any(same_size(new, was) for was in _before(header)):
         return
     known = [size.label for size in sizes_of(old)] if old.get("nest") else []
     raise UsageError(

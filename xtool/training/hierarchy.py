@@ -99,19 +99,22 @@ class Hierarchy:
         numbers = [str(size) for size in changes.values()]
         return self.groups.get(numbers[0]) if numbers else None
 
-    def regroup(self, step: int, model: nn.Module, base: Mapping[str, Any]) -> list[Row]:
-        """Find groups anew where that is due; the rows that tell of it."""
-        emergent, due = self.dials["emergent"], step % int(self.dials["every"]) == 0
-        if emergent == "none" or not due or not step or self.settled:
-            return []
+    def due(self, step: int) -> bool:
+        """Whether groups are to be found anew after a step."""
+        search = self.dials["emergent"] != "none" and not self.settled
+        return search and step > 0 and step % int(self.dials["every"]) == 0
+
+    def regroup(self, model: nn.Module, base: Mapping[str, Any]) -> list[Row]:
+        """Find groups anew; the rows that tell of it."""
+        emergent = self.dials["emergent"]
         rows, agreed = [], []
         for level in self.levels:
             table = self._table(model, level)
             found = grouped(table.numpy(), emergent, self.dials["groups"], self.seen)
             said = clarity(table.numpy(), found)
             if level in self.groups:
-                said["agreement"] = agreement(self.groups[level], found)
-                agreed.append(said["agreement"])
+                said["group_agreement"] = agreement(self.groups[level], found)
+                agreed.append(said["group_agreement"])
             rows += self._told(said, found, level, base)
             self.groups[level] = found
         if len(agreed) == len(self.levels) and min(agreed) >= SETTLED:
@@ -130,8 +133,8 @@ class Hierarchy:
         device = next(model.parameters()).device
         inputs, targets = (part[:some].to(device) for part in (split.inputs, split.targets))
         model.eval()
-        for level, groups in self.groups.items():
-            if level:
+        for level in self.levels:  # in one order, however the run came to its groups
+            if groups := self.groups.get(level):
                 said = clarity(self._table(model, level).numpy(), groups)
                 child = Child(model, self.config, self.levels[level]).bind(contiguous=True)
                 said["group_excess"] = float(excess(child(inputs), targets, groups).mean())

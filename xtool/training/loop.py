@@ -241,12 +241,13 @@ class _Loop:
             self._name_unmoved()
 
     def _regroup(self, step: int) -> None:
-        """Let groups of tokens emerge where that is due."""
-        if self.hierarchy is None:
+        """Let groups of tokens emerge where that is due, in a model whose losses are numbers."""
+        if self.hierarchy is None or not self.hierarchy.due(step):
             return
+        self._add_losses()
         base = {**self._columns(0, self._seconds()), "split": "train"}
         before = self.hierarchy.settled
-        rows = self.hierarchy.regroup(step, self.run.model, base)
+        rows = self.hierarchy.regroup(self.run.model, base)
         self.journal.write(rows)
         self.run.position.rows += len(rows)
         if self.hierarchy.settled and not before:
