@@ -3,7 +3,7 @@
 # other schedules, and beside the plain cut of a model with no nested size; then what its small sizes know.
 #
 #   examples/matryoshka.sh [OUT]          three seeds of 1,500 steps: half an hour on two cores
-#   examples/matryoshka.sh --fast [OUT]   two seeds, tiny, few steps: a minute
+#   examples/matryoshka.sh --fast [OUT]   two seeds, tiny, few steps: two minutes
 #
 # QUESTIONS chooses questions, CORPUS a corpus or a text file; SEEDS, STEPS, WIDTH and JOBS are what they say.
 set -euo pipefail
@@ -59,7 +59,7 @@ for question in $questions; do
         emergent)
             for method in average hdbscan threshold; do
                 size "$method" emergent "$middle" --nest head=4,8,16 --nest-schedule joint --emergent "$method" --groups 4 \
-                    --batch-size 64 --context 32 --lr 2e-3 --every "$((3 * steps))" --steps "$((3 * steps + 1))" --categories "$here/letters.toml"
+                    --batch-size 64 --context 32 --lr 5e-3 --every "$((2 * steps))" --steps "$((2 * steps + 1))" --categories "$here/letters.toml"
             done
             ;;
         *) echo "unknown question: $question" >&2; exit 2 ;;
@@ -79,13 +79,13 @@ if ls dolls-*-?.st > /dev/null 2>&1; then
     table "loss by size" sizes.jsonl --where metric=loss --over seed --pivot label size
     table "difference from the twin" sizes.jsonl --where metric=loss --against twin --over seed
     table "agreement and acceptance" sizes.jsonl --where metric=agreement,acceptance --where label=nested,twin --over seed
-    xtool evaluate dolls-nested-0.st "twins-$small-twin-0.st" "twins-$middle-twin-0.st" "twins-$width-twin-0.st" --size all --speed \
-        --where metric=tokens_per_second --format markdown | tee -a tables.md
+    table "speed" dolls-nested-0.st "twins-$small-twin-0.st" "twins-$middle-twin-0.st" "twins-$width-twin-0.st" --size all --speed \
+        --where metric=tokens_per_second
 fi
 if ls hierarchy-*-?.st > /dev/null 2>&1; then
     table "the whole model's loss" hierarchy-*-?.st --where metric=loss --over seed
     for file in hierarchy-{imposed,weighted,shuffled}-*.rows.jsonl; do
-        xtool evaluate "$file" --where metric=cosine_contrast --where step="$steps" --format jsonl
+        xtool evaluate "$file" --where metric=cosine_contrast --where step="$steps" --where split=dev --format jsonl
     done > contrast.jsonl
     [ ! -s contrast.jsonl ] || table "within minus between cosine" contrast.jsonl --over seed --pivot label size
     xtool plot hierarchy-*.rows.jsonl --kind curves --y loss --x step --where split=dev --force -o hierarchy.png > /dev/null

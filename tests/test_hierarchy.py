@@ -13,9 +13,9 @@ from xtool.analysis.grouping import agreement, clarity, grouped
 from xtool.categories import category_text, read_categories
 from xtool.checkpoint import load
 from xtool.errors import XtoolError
+from xtool.evaluation.sizes import excess
 from xtool.storage import Source
 from xtool.tokenizers import texts_of
-from xtool.training.hierarchy import excess
 
 Run = Callable[..., Result]
 TOKENS = ["\n", " ", "a", "b", "c", "A", "B", "-", "a-z", "3"]

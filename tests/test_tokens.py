@@ -286,6 +286,28 @@ def test_sizes_are_labelled_lines_with_bars(
     assert overlaps(figure) == []
 
 
+def test_groups_of_a_category_file_stand_in_the_rows(xtool: Run, tmp_path: Path) -> None:
+    tokenizer = CharTokenizer("\naAb").header()
+    config = configuration(shape=Shape(4, 12, 4), tied_head=True, nest="head=2")
+    config["nest"] = canonical(config)
+    model = build(config)
+    start(model, layout(config), 0)
+    state = model.state_dict()
+    header = Header(kind="model", config=config, tokenizer=tokenizer)
+    save(tmp_path / "m.st", header, {n: state[n] for n in stored_names(model, layout(config))})
+    (tmp_path / "c.toml").write_text('[levels.2]\nA = ["a", "A"]\n[levels.8]\nx = ["a", "b"]\n')
+    args = ["inspect", "m.st", "--tokens", "--format", "jsonl"]
+    done = xtool(*args, "--groups", "c.toml:2")
+    assert done.code == 0, done.err
+    found = rows.read(done.out, "")
+    assert {(r["token"], r.get("group")) for r in found} == {("⏎", None), ("A", "A"), ("a", "A")}
+    assert {r.get("other_group") for r in found if r["other"] == "b"} == {None}
+    done = xtool(*args, "--groups", "c.toml")
+    assert (done.code, "one of 2, 8" in done.err) == (2, True)
+    assert "no level 4" in xtool(*args, "--groups", "c.toml:4").err
+    assert "is for `--tokens`" in xtool("inspect", "m.st", "--groups", "c.toml").err
+
+
 def test_each_kind_draws_in_each_format(xtool: Run, tmp_path: Path) -> None:
     (tmp_path / "tokens.jsonl").write_text(rows.to_jsonl(token_rows([*"⏎␣abAB.", "中"], 2)))
     (tmp_path / "sizes.csv").write_text(rows.to_csv(size_rows()))

@@ -136,6 +136,6 @@ def require_space(path: Path, needed: int) -> None:
     free = status.f_bavail * status.f_frsize
     if needed > free:
         raise XtoolError(
-            f"{path}: needs {needed / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free",
+            f"{path}: needs {needed / 1e6:.3g} MB, the disk has {free / 1e6:.3g} MB free",
             "make room, or name another disk with `-o`",
         )

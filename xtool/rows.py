@@ -140,6 +140,8 @@ def _check(one: Row, where: str) -> None:
         number = isinstance(cell, int | float) and not isinstance(cell, bool)
         if name not in TEXT and cell is not None and not (number and abs(cell) <= LARGEST):
             raise XtoolError(f"{where}: `{name}` must be a finite number, not {str(cell)[:40]!r}")
+    if not isinstance(one.get("size"), str | int | float | None):
+        raise XtoolError(f"{where}: `size` must be text or a number")
     if one["low"] is not None and one["high"] is not None and one["low"] > one["high"]:
         raise XtoolError(f"{where}: `low` {one['low']} is above `high` {one['high']}")
 

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from xtool.analysis.spectrum import model_columns
 from xtool.archs import HEAD, axes_of, open_model, size_of
+from xtool.categories import read_categories
 from xtool.checkpoint import Reader
-from xtool.errors import XtoolError
+from xtool.errors import UsageError, XtoolError
 from xtool.rows import Row, row
 from xtool.storage import Source
-from xtool.tokenizers import restore
+from xtool.tokenizers import restore, texts_of
 from xtool.tokenizers._names import token_names
 
 MOST = 512  # tokens; half a million rows for four levels of so many
@@ -40,7 +41,9 @@ def levels_of(config: Mapping[str, Any]) -> list[tuple[str, int]]:
     return [(size_of(config, {name: width}).label, width) for width in widths]
 
 
-def token_rows(paths: Sequence[Path], labels: Sequence[str]) -> list[Row]:
+def token_rows(
+    paths: Sequence[Path], labels: Sequence[str], groups: str | None = None
+) -> list[Row]:
     """Rows `cosine` of every pair of tokens at every level of every model.
 
     Columns `token` and `other` name the pair, `index` and `other_index` place it in the table;
@@ -49,9 +52,13 @@ def token_rows(paths: Sequence[Path], labels: Sequence[str]) -> list[Row]:
     Args:
         paths: the models.
         labels: their names in the rows.
+        groups: a category file, and behind a colon the level, whose groups are columns `group` and
+            `other_group`; a token of no group has none.
 
     Raises:
-        XtoolError: an unreadable model, one without a token table, or more than `MOST` tokens.
+        UsageError: a level that the category file has not, or several without one chosen.
+        XtoolError: an unreadable model or category file, a model without a token table, or more
+            than `MOST` tokens.
     """
     rows: list[Row] = []
     for path, label in zip(paths, labels, strict=True):
@@ -62,15 +69,16 @@ def token_rows(paths: Sequence[Path], labels: Sequence[str]) -> list[Row]:
                 base = model_columns(reader, label)
                 if count > 1:
                     base |= {"replica": replica, "seed": (base["seed"] or 0) + replica}
-                rows += _model_rows(reader, base)
+                rows += _model_rows(reader, base, groups)
     return rows
 
 
-def _model_rows(reader: Reader, base: Mapping[str, Any]) -> list[Row]:
+def _model_rows(reader: Reader, base: Mapping[str, Any], groups: str | None) -> list[Row]:
     header = reader.source.require_header("model")
     table = reader.tensor(_table(reader))  # (V, D)
     tokenizer = restore(header.tokenizer) if header.tokenizer else None
     names = token_names(tokenizer, len(table))
+    of = _groups(groups, texts_of(header.tokenizer)) if groups else []
     first, second = (side.tolist() for side in np.triu_indices(len(table), 1))
     rows = []
     for size, width in levels_of(header.config):
@@ -79,9 +87,25 @@ def _model_rows(reader: Reader, base: Mapping[str, Any]) -> list[Row]:
         rows += [
             level
             | {"value": value, "token": names[i], "other": names[j], "index": i, "other_index": j}
+            | ({"group": of[i], "other_group": of[j]} if of else {})
             for i, j, value in zip(first, second, values, strict=True)
         ]
     return rows
+
+
+def _groups(text: str, tokens: Sequence[str]) -> list[str | None]:
+    """What the group of each token is called, of one level of a category file."""
+    path, level = (text, None) if Path(text).exists() else text.rpartition(":")[::2]
+    groups, names = read_categories(Path(path), tokens)
+    if level is None and len(groups) == 1:
+        (level,) = groups
+    if level not in groups:
+        said = f"it has no level {level}" if level else "it has several levels"
+        raise UsageError(
+            f"`--groups {text}`: {said}", f"`--groups {path}:LEVEL`, one of {', '.join(groups)}"
+        )
+    shared = {group for group in groups[level] if groups[level].count(group) > 1}
+    return [names[level][one] if one in shared else None for one in groups[level]]
 
 
 def _table(reader: Reader) -> str:

@@ -16,6 +16,7 @@ class Wanted:
         spectrum: the singular values of their matrices.
         similarity: how alike their activations are.
         tokens: how alike their token vectors are at each level.
+        groups: a category file with the groups of `tokens`, and behind a colon its level.
         data: the inputs of `similarity`; None looks for those of the first model's lineage.
         split: which of them.
         where: conditions on the rows that are shown.
@@ -26,6 +27,7 @@ class Wanted:
     spectrum: bool
     similarity: bool
     tokens: bool
+    groups: str | None
     data: Path | None
     split: str
     where: Sequence[str]
@@ -72,7 +74,7 @@ def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
         data = wanted.data or find_data(header, [paths[0].parent, Path.cwd()])
         rows += similarity_rows(paths, names, open_data(data), wanted.split, notes.say)
     if wanted.tokens:
-        rows += token_rows(paths, names)
+        rows += token_rows(paths, names, wanted.groups)
     write_stdout(tables.render(tables.select(rows, wanted.where), form))
 
 

@@ -44,24 +44,6 @@ Examples = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
-Device = Annotated[
-    str,
-    typer.Option(
-        help="Where to choose: auto, cpu, cuda or mps.",
-        rich_help_panel=PANEL,
-        envvar="XTOOL_DEVICE",
-        show_envvar=False,
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        help="CPU threads to choose with; all cores unless given.",
-        rich_help_panel=PANEL,
-        envvar="XTOOL_THREADS",
-        show_envvar=False,
-    ),
-]
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,15 @@ class ProgressBar:
     def evaluated(self, rows: list[Row]) -> None:
         """A line with the dev metrics."""
         values: dict[str, list[float]] = {}
+        groups = []
         for one in rows:
-            if one["split"] == "dev" and one["metric"] not in BASELINES:
+            if one["split"] == "dev" and one.get("size"):
+                if one["metric"] == "group_excess":
+                    groups.append(f"{one['size']} {short(one['value'])}")
+            elif one["split"] == "dev" and one["metric"] not in BASELINES:
                 values.setdefault(one["metric"].replace("_", " "), []).append(one["value"])
         dev = "  ".join(f"{name} {short(mean(every))}" for name, every in values.items())
+        dev += f"  group excess {', '.join(groups)}" if groups else ""
         at = rows[0]
         of = "" if at.get("replica") is None else ", mean of the replicas,"
         text = f"step {at['step']:>6}  epoch {at['epoch']:g}  dev{of} {dev}"

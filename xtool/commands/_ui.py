@@ -49,6 +49,26 @@ Verbose = Annotated[
 ]
 
 
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda or mps.",
+        rich_help_panel=INPUT,
+        envvar="XTOOL_DEVICE",
+        show_envvar=False,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        help="CPU threads; all cores unless given.",
+        rich_help_panel=INPUT,
+        envvar="XTOOL_THREADS",
+        show_envvar=False,
+    ),
+]
+
+
 class Notes:
     """Notes for a person, on standard error.
 

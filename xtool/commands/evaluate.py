@@ -11,9 +11,11 @@ from xtool.commands._ui import (
     INPUT,
     MODEL,
     OUTPUT,
+    Device,
     Notes,
     Own,
     Quiet,
+    Threads,
     Verbose,
     chosen_format,
     files,
@@ -79,24 +81,8 @@ def evaluate(
         typer.Option("--speed", help="Also positions a second.", rich_help_panel=OUTPUT),
     ] = False,
     own: Own = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            help="auto, cpu, cuda or mps.",
-            rich_help_panel=MODEL,
-            envvar="XTOOL_DEVICE",
-            show_envvar=False,
-        ),
-    ] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="CPU threads; all cores unless given.",
-            rich_help_panel=MODEL,
-            envvar="XTOOL_THREADS",
-            show_envvar=False,
-        ),
-    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
     trace: Annotated[
         str | None,
         typer.Option(

@@ -59,6 +59,14 @@ def inspect(
             rich_help_panel=INPUT,
         ),
     ] = False,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help="For --tokens: a category file, FILE or FILE:LEVEL, whose groups are columns that "
+            "pictures follow.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -101,9 +109,11 @@ def inspect(
     """
     from xtool.errors import UsageError
 
-    wanted = Wanted(parts, spectrum, similarity, tokens, data, split, where or [], form)
+    wanted = Wanted(parts, spectrum, similarity, tokens, groups, data, split, where or [], form)
     if wanted and (as_json or examples):
         raise UsageError("`--json` and `--examples` are not for rows", "`--format jsonl` is")
+    if groups and not tokens:
+        raise UsageError("`--groups` is for `--tokens`")
     if not wanted and (data or where or form):
         raise UsageError(
             "`--data`, `--where` and `--format` are for rows: --parts, --spectrum, --similarity, "

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from xtool.commands._ui import INPUT, Own, one_path, write_stdout
+from xtool.commands._ui import INPUT, Device, Own, Threads, one_path, write_stdout
 from xtool.errors import UsageError
 
 TEXT, SHOW = "Text", "Examples"
@@ -55,9 +55,8 @@ def sample(
     replica: Annotated[
         int | None, typer.Option(help="Which of several models.", rich_help_panel=INPUT)
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=INPUT)
-    ] = "cpu",
+    device: Device = "cpu",
+    threads: Threads = None,
     own: Own = None,
 ) -> None:
     """Print text that a language model goes on with, or examples of a task.
@@ -68,8 +67,9 @@ def sample(
     from xtool.archs import read_model
     from xtool.commands._sample import Drawing, show, speak
     from xtool.tasks import task_of
-    from xtool.training.setup import device_of
+    from xtool.training.setup import device_of, threads_of
 
+    threads_of(threads)
     changes = _changes(place, size) if size is not None else None
     header, _, built = read_model(place, replica, size=changes)
     built = built.to(device_of(device))

@@ -8,17 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from xtool import registry
-from xtool.commands._budget import Budget, Device, Examples, Latency, Threads
+from xtool.commands._budget import Budget, Examples, Latency
 from xtool.commands._dials import completion
 from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes, target
 from xtool.commands._ui import (
     MODEL,
     SAID,
+    Device,
     Force,
     Notes,
     Out,
     Own,
     Quiet,
+    Threads,
     Verbose,
     files,
     write_stdout,

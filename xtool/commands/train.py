@@ -1,5 +1,6 @@
 """Train a model on a data file, from its beginning or from another model."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from xtool.commands._ui import (
 from xtool.config import Option, model_options, resolve, run_file_text
 from xtool.inputs import require_files
 from xtool.training.dials import CONTEXT, REPORT, RESULT
+
+SHOWN = 8  # sizes of a nested model that are named
 
 if TYPE_CHECKING:
     from xtool.commands._train import Asked
@@ -193,6 +196,8 @@ def _train(asked: "Asked", notes: Notes, processes: "Processes") -> None:
     arch = architecture(run.config)
     for note in arch.notes(run.config) if isinstance(arch, Noting) else ():
         notes.say(note)
+    if run.config.get("nest"):
+        notes.say(_sizes(run.config))
     for name, value in sorted((dict(run.config) | dict(run.dials)).items()):
         notes.detail(f"  {name} = {value}")
     for path in outputs(run.out) if run.dials["keep_best"] else outputs(run.out)[:-1]:
@@ -214,3 +219,14 @@ def _train(asked: "Asked", notes: Notes, processes: "Processes") -> None:
     notes.detail(f"digest {digest}")
     if processes.first:
         write_stdout(f"{run.out}\n")
+
+
+def _sizes(config: Mapping[str, Any]) -> str:
+    """The sizes that a nested model is trained in, the whole one last."""
+    from xtool.archs import count_size, sizes_of
+
+    found = sizes_of(config)
+    named = found if len(found) <= SHOWN else [*found[: SHOWN - 1], found[-1]]
+    each = [f"{one.label} ({count_size(config, one.changes):,} parameters)" for one in named]
+    each[-1:] = ["...", each[-1]] if len(named) < len(found) else each[-1:]
+    return f"{len(found)} sizes: {', '.join(each)}"

@@ -26,7 +26,14 @@ from xtool.dataset import Dataset, Drawn, find_data
 from xtool.errors import UsageError, XtoolError
 from xtool.evaluation.details import Detail, DetailRequest, details
 from xtool.evaluation.score import columns_of_model, score_rows, scores
-from xtool.evaluation.sizes import SizeRequest, beside, middle, tokens_per_second
+from xtool.evaluation.sizes import (
+    SizeRequest,
+    beside,
+    groups_of,
+    middle,
+    over_groups,
+    tokens_per_second,
+)
 from xtool.evaluation.trace import trace, trace_rows
 from xtool.header import Header
 from xtool.inputs import decode, read_bytes
@@ -214,6 +221,8 @@ class Evaluator:
             found[split] |= task.baselines(data.split("train"), chosen)
             if large is not None:
                 found[split] |= beside(large, model, chosen)
+            if groups := groups_of(header.training.get("categories"), changes):
+                found[split]["group_excess"] = over_groups(model, chosen, groups)
             if self.sizes.speed:
                 speeds[split] = tokens_per_second(model, chosen)
             if self.asked:

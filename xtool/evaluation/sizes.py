@@ -1,14 +1,17 @@
-"""A small size of a model beside the whole: how often they agree, and how fast each is."""
+"""A small size of a model: its agreement with the whole, what it knows of groups, its speed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64, Integer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from xtool.categories import Groups
 from xtool.dataset import Split
 from xtool.evaluation.score import BATCH, together
 
@@ -52,6 +55,37 @@ def beside(large: nn.Module, small: nn.Module, split: Split) -> dict[str, Float6
         parts["agreement"].append(same.mean(1).cpu())
         parts["acceptance"].append(torch.minimum(p, q).sum(-1).mean(1).cpu())
     return {name: torch.cat(found) for name, found in parts.items()}
+
+
+def groups_of(groups: Groups | None, changes: Mapping[str, Any]) -> list[int] | None:
+    """The groups that a size learned in place of tokens; None where it learned tokens."""
+    level = next((str(size) for size in changes.values()), "")
+    return (groups or {}).get(level)
+
+
+@torch.inference_mode()
+def over_groups(model: nn.Module, split: Split, groups: Sequence[int]) -> Float64[Tensor, " N"]:
+    """The loss of each example over groups beyond its floor, a mean of positions; see `excess`."""
+    device, size = next(model.parameters()).device, together(split, BATCH)
+    found = []
+    for at in range(0, len(split), size):
+        inputs, targets = (
+            part[at : at + size].to(device) for part in (split.inputs, split.targets)
+        )
+        found.append(excess(model(inputs).double(), targets, groups).mean(1).cpu())
+    return torch.cat(found)
+
+
+def excess(
+    logits: Float[Tensor, "*R B T V"], targets: Integer[Tensor, "*R B T"], groups: Sequence[int]
+) -> Float[Tensor, "*R B T"]:
+    """Cross-entropy with the uniform distribution over the target's group, less its entropy."""
+    of = torch.tensor(groups, device=logits.device)  # (V,)
+    members = F.one_hot(of).to(logits.dtype)  # (V, G)
+    sizes = members.sum(0)  # (G,)
+    means = F.log_softmax(logits, -1) @ (members / sizes)  # (*R, B, T, G)
+    wanted = of[targets.long()]
+    return -means.gather(-1, wanted[..., None])[..., 0] - sizes.log()[wanted]
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ from xtool.plots._draw import require_one
 from xtool.plots._linkage import Matrix, Merge, clusters, cut_height, leaf_order, linkage
 from xtool.rows import Row
 
+MOST = 1 << 32
 HINT = "make them with `xtool inspect MODEL --tokens`"
 COLUMNS = ("token", "other", "index", "other_index", "size", "width")
 SIDES = (("index", "token", "group"), ("other_index", "other", "other_group"))
@@ -67,6 +68,11 @@ def require_pairs(rows: Sequence[Row]) -> None:
     for name in COLUMNS:
         if any(one.get(name) is None for one in rows):
             raise UsageError(f"rows of `{rows[0]['metric']}` have no `{name}`", HINT)
+    for name in ("index", "other_index", "width"):
+        if not all(type(one[name]) is int and 0 <= one[name] < MOST for one in rows):
+            raise UsageError(f"column `{name}` of the rows is no whole number from 0", HINT)
+    if any(one["width"] < 1 or one["index"] == one["other_index"] for one in rows):
+        raise UsageError("the rows hold a width of 0, or a token with itself", HINT)
 
 
 def _tokens(rows: Sequence[Row]) -> dict[int, tuple[str, str]]:

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from xtool.averages import summarise
+from xtool.errors import UsageError
 from xtool.plots import Plot, Request
 from xtool.plots._draw import (
     error_bars,
@@ -30,6 +31,7 @@ BY = "label"
 LAST = True
 APART = 1.02  # factor from one series to the next
 ROOM = 0.016  # of the axis that a character takes
+LETTER, UPRIGHT = 0.085, 12  # inches of a turned label's letter; as many have room
 CLOSE = 0.05  # of the axis, within which turned labels share a tick
 
 
@@ -37,10 +39,12 @@ def sizes(axes: "Axes", request: Request) -> None:
     """A line a series over the parameters of its sizes.
 
     Raises:
-        UsageError: `x` is not a number.
+        UsageError: `x` is not a number above 0.
     """
     assert request.by is not None
     require_numbers(request.rows, request.x)
+    if not all(one[request.x] > 0 for one in request.rows):
+        raise UsageError(f"column `{request.x}` is not above 0, which a logarithmic axis needs")
     series = series_of(request.rows, request.by)
     for number, (name, own) in enumerate(series.items()):
         cells = sorted(summarise(own, [request.x]).items())
@@ -89,6 +93,10 @@ def _label(axes: "Axes", request: Request) -> None:
         text = "\n".join(lines)
         labels.append(text.replace("\0", " ") if turned else re.sub("[ \0]", "\n", text))
     axes.minorticks_off()
+    if turned and (figure := axes.get_figure(root=True)) is not None:
+        longest = max(len(line) for text in labels for line in text.split("\n"))
+        wide, tall = figure.get_size_inches()
+        figure.set_size_inches(wide, tall + LETTER * max(0, longest - UPRIGHT))
     middles = [fmean(ticks[n][0] for n in group) for group in groups]
     axes.set_xticks(middles, labels, rotation=90 if turned else 0)
     axes.set_xlabel("size (parameters)" if request.x == "params" else f"size ({request.x})")

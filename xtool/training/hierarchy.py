@@ -8,14 +8,13 @@ until two groupings in a row agree.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int64, Integer
+from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xtool.analysis.grouping import agreement, clarity, grouped, require_groups
 from xtool.archs import HEAD, Child, axes_of, label_of, sizes_of
@@ -23,6 +22,7 @@ from xtool.categories import Groups, read_categories
 from xtool.dataset import Split
 from xtool.errors import UsageError
 from xtool.evaluation.score import together
+from xtool.evaluation.sizes import over_groups
 from xtool.header import Header
 from xtool.rows import Row, row
 from xtool.tokenizers import texts_of
@@ -126,18 +126,17 @@ class Hierarchy:
         """Whether two groupings in a row agreed, which ends the search."""
         return "" in self.groups
 
-    @torch.inference_mode()
     def clear(self, model: nn.Module, split: Split, base: Mapping[str, Any]) -> list[Row]:
         """Rows of how clear the groups of each level are now, and of its loss over its floor."""
-        rows, some = [], together(split, EXAMPLES)
-        device = next(model.parameters()).device
-        inputs, targets = (part[:some].to(device) for part in (split.inputs, split.targets))
+        some = together(split, EXAMPLES)
+        part = replace(split, inputs=split.inputs[:some], targets=split.targets[:some])
+        rows = []
         model.eval()
         for level in self.levels:  # in one order, however the run came to its groups
             if groups := self.groups.get(level):
                 said = clarity(self._table(model, level).numpy(), groups)
                 child = Child(model, self.config, self.levels[level]).bind(contiguous=True)
-                said["group_excess"] = float(excess(child(inputs), targets, groups).mean())
+                said["group_excess"] = float(over_groups(child, part, groups).mean())
                 rows += self._told(said, groups, level, base)
         return rows
 
@@ -153,15 +152,3 @@ class Hierarchy:
     def _table(model: nn.Module, level: str) -> Float[Tensor, "V d"]:
         weight = model.get_parameter("embed.weight").detach()
         return weight[:, : int(level)].double().cpu()
-
-
-def excess(
-    logits: Float[Tensor, "*R B T V"], targets: Integer[Tensor, "*R B T"], groups: Sequence[int]
-) -> Float[Tensor, "*R B T"]:
-    """Cross-entropy with the uniform distribution over the target's group, less its entropy."""
-    of = torch.tensor(groups, device=logits.device)  # (V,)
-    members = F.one_hot(of).to(logits.dtype)  # (V, G)
-    sizes = members.sum(0)  # (G,)
-    means = F.log_softmax(logits, -1) @ (members / sizes)  # (*R, B, T, G)
-    wanted = of[targets.long()]
-    return -means.gather(-1, wanted[..., None])[..., 0] - sizes.log()[wanted]

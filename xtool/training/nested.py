@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xtool.archs import Child, Size, Stepped, axes_of, parse_size, sizes_of, weights_of
+from xtool.evaluation.sizes import excess
 from xtool.seeds import derive
-from xtool.training.hierarchy import Hierarchy, excess
+from xtool.training.hierarchy import Hierarchy
 
 KEPT = 256  # mixes that are kept built
 
