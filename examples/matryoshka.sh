@@ -58,7 +58,7 @@ for question in $questions; do
             ;;
         emergent)
             for method in average hdbscan threshold; do
-                size "$method" emergent "$middle" --nest head=4,8,16 --nest-schedule joint --emergent "$method" --groups 4 \
+                size "$method" emergent "$middle" --nest head=4,8,16 --nest-schedule joint --emergent "$method" --groups 3 \
                     --batch-size 64 --context 32 --lr 5e-3 --every "$((2 * steps))" --steps "$((2 * steps + 1))" --categories "$here/letters.toml"
             done
             ;;

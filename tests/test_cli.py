@@ -428,7 +428,6 @@ xtool prepare counting - -o counting.st --train-size 96 --dev-size 32 --test-siz
 xtool train counting.st --d-model 16 --epochs 2 --batch-size 8 --threads 1 -o small.st
 xtool grow small.st --to 32 --method {method} | xtool train counting.st --from - --epochs 1 |
     xtool slice - --to 16 --untrained-ok | xtool evaluate - --format jsonl > rows.jsonl
-xtool plot rows.jsonl -o p.svg
 """
 
 

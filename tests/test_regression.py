@@ -264,10 +264,10 @@ def test_a_curriculum_grows_the_prompts(xtool: Run, tmp_path: Path) -> None:
 def test_trees_are_fitted_where_they_are_asked_for() -> None:
     pytest.importorskip("sklearn")
     # A tree of depth 1 with many points is found by a greedy one.
-    own = task("tree", dims=2, depth=1, points=40)
-    found = errors_of(function_of(own)(30, torch.Generator().manual_seed(0)), own, with_trees=True)
+    own = task("tree", dims=2, depth=1, points=32)
+    found = errors_of(function_of(own)(12, torch.Generator().manual_seed(0)), own, with_trees=True)
     assert {"tree", "boosted_trees"} < set(found)
     for name in ("tree", "boosted_trees"):
-        assert found[name].shape == (30, 40)
-        assert float(found[name][:, 30:].mean()) < 0.2 < float(found[name][:, 1].mean())
-    assert float(found["tree"][:, 35:].mean()) < float(found["least_squares"][:, 35:].mean()) / 3
+        assert found[name].shape == (12, 32)
+        assert float(found[name][:, 24:].mean()) < 0.2 < float(found[name][:, 1].mean())
+    assert float(found["tree"][:, 28:].mean()) < float(found["least_squares"][:, 28:].mean()) / 3

@@ -107,7 +107,7 @@ def _yaml(text: str, path: Path) -> Any:
             )
 
     try:
-        return yaml.load(text, Loader)
+        return Loader(text).get_single_data()
     # What its tags are converted by raises whatever that raises.
     except Exception as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
