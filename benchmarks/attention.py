@@ -32,9 +32,10 @@ from xtool.config import model_options, options, resolve
 from xtool.evaluation.trace import trace
 from xtool.rows import Row
 from xtool.tasks import Shape, fitted, make_data, open_data
+from xtool.training.configs import fresh_config
 from xtool.training.dials import REPORT, RESULT
 from xtool.training.loop import train
-from xtool.training.setup import fresh_config, set_up
+from xtool.training.setup import set_up
 
 SHAPE = {"d_model": 128, "n_layers": 4, "n_heads": 4}
 BATCH, VOCABULARY = 2, 65

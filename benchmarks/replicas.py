@@ -16,9 +16,10 @@ from xtool.config import model_options, options, resolve
 from xtool.dataset import Dataset
 from xtool.rows import Row
 from xtool.tasks import make_data, open_data
+from xtool.training.configs import fresh_config, preset
 from xtool.training.dials import REPORT, RESULT
 from xtool.training.loop import train
-from xtool.training.setup import fresh_config, preset, set_up
+from xtool.training.setup import set_up
 
 
 class Silent:

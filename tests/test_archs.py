@@ -20,9 +20,9 @@ from xtool.layers.attention import plain as plain_attention
 from xtool.layers.initial import initial
 from xtool.layers.mlp import FUNCTIONS
 from xtool.layers.positions import frequencies, table, turned
+from xtool.training.configs import preset
 from xtool.training.dials import CONTEXT, REPORT, RESULT
 from xtool.training.replicas import Replicas
-from xtool.training.setup import preset
 
 ARCHS = registry.names("archs")
 LATER = registry.literal("archs", "gpt", "LATER")

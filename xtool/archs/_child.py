@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from xtool.archs._making import build, count, empty
 from xtool.archs._nest import HEAD, SIZE, place_of, sized, sizes_of
-from xtool.archs.gpt import Head
 from xtool.axes import Layout, layout
 from xtool.gather import prefixes
+from xtool.layers.head import Head
 
 # Of an axis that is cut: its place, and the old and new sizes of its factors.
 Step = tuple[int, tuple[int, ...], tuple[int, ...]]

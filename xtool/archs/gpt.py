@@ -9,22 +9,19 @@ from math import prod
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from xtool import registry
 from xtool.archs._contracts import Architecture
 from xtool.axes import SIZES
 from xtool.errors import UsageError
-from xtool.layers._cache import Cache
 from xtool.layers.attention import Configured
 from xtool.layers.blocks import Block
-from xtool.layers.linear import Linear
+from xtool.layers.embedding import Embed
+from xtool.layers.head import Head
 from xtool.layers.mlp import Mlp
 from xtool.layers.norms import norm
-from xtool.layers.positions import TABLES
 from xtool.tasks import Shape
 
 OPTIONS = [
@@ -193,76 +190,6 @@ AXES = {
 }
 TIED = {"head.weight": ("embed.weight", "tied_head=true", "head.norm")}
 FROZEN = {"embed.positions": ["positions=sinusoidal", "positions=sinusoidal-unpaired"]}
-
-
-class Embed(nn.Module):
-    """Symbols (B, T), or numbers (B, T, d), to vectors (B, T, D), with positions added."""
-
-    cache: Cache | None = None
-
-    def __init__(self, c: SimpleNamespace) -> None:
-        super().__init__()
-        self.weight: Tensor | None = None
-        self.read: Linear | None = None
-        if c.vocab_size is None:
-            self.read = Linear(c.d_input, c.d_model, c.bias == "all")
-        else:
-            self.weight = nn.Parameter(torch.empty(c.vocab_size, c.d_model))
-        self.positions: Tensor | None = None
-        if c.positions == "learned":
-            self.positions = nn.Parameter(torch.empty(c.context, c.d_model))
-        elif c.positions in TABLES:
-            del self.positions
-            self.register_buffer("positions", torch.empty(c.context, c.d_model))
-        self.dropout = nn.Dropout(c.dropout)
-
-    def forward(self, inputs: Num[Tensor, "B T *d"]) -> Float[Tensor, "B T D"]:
-        """Look up, or map linearly, and add."""
-        if self.weight is not None:
-            x = F.embedding(inputs.long(), self.weight)  # (B, T, D)
-        elif self.read is not None:
-            x = self.read(inputs.to(self.read.weight.dtype))  # (B, T, D)
-        if self.positions is not None:
-            count = inputs.shape[1]
-            x = x + self.positions[self.cache.places(count) if self.cache else slice(count)]
-        out: Tensor = self.dropout(x)
-        return out
-
-
-class Head(nn.Module):
-    """Vectors (B, T, D) to logits (B, T, C), through a norm and one or two layers.
-
-    A tied head scores with the first C rows of the embedding. What attention passed on beside the
-    residual stream ends here.
-    """
-
-    def __init__(self, c: SimpleNamespace, embedding: Tensor | None) -> None:
-        super().__init__()
-        self.norm = norm(c.norm, c.d_model, c.norm_eps)
-        self.n_outputs, self.d_model = c.n_outputs, c.d_model
-        self.hidden: Linear | None = None
-        if c.tied_head:
-            assert isinstance(embedding, nn.Parameter)
-            self.weight = embedding
-        elif c.d_hidden:
-            self.hidden = Linear(c.d_model, c.d_hidden, c.bias != "none")
-            self.out = Linear(c.d_hidden, c.n_outputs)
-            self.dropout = nn.Dropout(c.dropout_hidden)
-        else:
-            self.weight = nn.Parameter(torch.empty(c.n_outputs, c.d_model))
-        with_bias = c.bias != "none" and not c.tied_head
-        self.bias = nn.Parameter(torch.empty(c.n_outputs)) if with_bias else None
-
-    def forward(self, x: Float[Tensor, "B T DP"]) -> Float[Tensor, "B T C"]:
-        """Norm and score every class."""
-        return self.scored(self.norm(x[..., : self.d_model]))
-
-    def scored(self, x: Float[Tensor, "*B T D"]) -> Float[Tensor, "*B T C"]:
-        """Score every class of what is normed already."""
-        if self.hidden is None:
-            return F.linear(x, self.weight[: self.n_outputs], self.bias)  # (B, T, C)
-        hidden = self.dropout(F.relu(self.hidden(x)))  # (B, T, F)
-        return F.linear(hidden, self.out.weight, self.bias)  # (B, T, C)
 
 
 class Norms(nn.Module):

@@ -115,7 +115,7 @@ def _chosen(
     from xtool.archs import axes_of
     from xtool.evaluation.budgets import Sizes, choose, seconds
     from xtool.evaluation.search import Losses
-    from xtool.training.setup import threads_of
+    from xtool.training.devices import threads_of
 
     budget = amount(kind, text)
     threads_of(where.threads)
@@ -162,7 +162,7 @@ def _scorer(path: Path, kind: str, where: Where) -> "tuple[Scorer, torch.device]
     from xtool.errors import UsageError
     from xtool.evaluation.budgets import Scorer
     from xtool.tasks import fitted, open_data, task_of
-    from xtool.training.setup import device_of
+    from xtool.training.devices import device_of
 
     device = device_of(where.device)
     header, _, model = read_model(path, where.replica)

@@ -15,11 +15,12 @@ from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.storage import Source
 from xtool.tasks import defaults, make_data, open_data, task_of
+from xtool.training.configs import fresh_config, preset, trained_config
 from xtool.training.dials import CONTEXT, REPORT, RESULT
 from xtool.training.journal import best_path, rows_path, state_path
 from xtool.training.parallel import Processes
 from xtool.training.run import Run
-from xtool.training.setup import fresh_config, preset, set_up, trained_config
+from xtool.training.setup import set_up
 from xtool.training.state import optimizer_of
 
 FOLDER = Path("checkpoints")

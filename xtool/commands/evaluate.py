@@ -182,7 +182,7 @@ def evaluate(
     from xtool.errors import UsageError, unknown
     from xtool.evaluation.models import Evaluator
     from xtool.inputs import decode, read_bytes
-    from xtool.training.setup import device_of, threads_of
+    from xtool.training.devices import device_of, threads_of
 
     shape = chosen_format(form)
     if label and len(label) != len(found):

@@ -67,7 +67,7 @@ def sample(
     from xtool.archs import read_model
     from xtool.commands._sample import Drawing, show, speak
     from xtool.tasks import task_of
-    from xtool.training.setup import device_of, threads_of
+    from xtool.training.devices import device_of, threads_of
 
     threads_of(threads)
     changes = _changes(place, size) if size is not None else None
