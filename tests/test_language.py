@@ -26,6 +26,7 @@ from xtool.tasks import Shape, fitted, make_data, open_data, task_of
 from xtool.tasks.language import ENTRY as TASK
 from xtool.tokenizers import bpe, fit, restore
 from xtool.training import loop
+from xtool.training.batches import Batches
 
 Run = Callable[..., Result]
 PROSE = (
@@ -119,13 +120,14 @@ def test_a_run_sees_the_windows_of_its_seed_and_epoch(
     book: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
-    batch = loop._Loop._batch
+    taken = Batches.rows
 
-    def watched(self: loop._Loop, step: int, seed: int) -> torch.Tensor:
-        seen.append(self.inputs[batch(self, step, seed)])
-        return batch(self, step, seed)
+    def watched(self: Batches, step: int) -> torch.Tensor:
+        (found,) = taken(self, step)
+        seen.append(self.inputs[found])
+        return found[None]
 
-    monkeypatch.setattr(loop._Loop, "_batch", watched)
+    monkeypatch.setattr(Batches, "rows", watched)
     args = [*TINY, "--batch-size", 40, "--epochs", 2, "--seed", 3]
     assert xtool("train", book, *args, "-o", "m.st").code == 0
     split = open_data(book).cut(8).split("train")

@@ -20,7 +20,7 @@ from xtool import rows
 from xtool.archs import read_model
 from xtool.checkpoint import load, save
 from xtool.errors import XtoolError
-from xtool.training import loop
+from xtool.training.batches import Batches
 from xtool.training.journal import Journal
 from xtool.training.schedule import lr_factor
 
@@ -527,14 +527,14 @@ def test_each_epoch_has_its_own_order_of_every_example(
     data: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[int]] = []
-    batch = loop._Loop._batch
+    taken = Batches.rows
 
-    def note(self: Any, step: int, seed: int) -> torch.Tensor:
-        found = batch(self, step, seed)
-        seen.append(found.tolist())
+    def note(self: Batches, step: int) -> torch.Tensor:
+        found = taken(self, step)
+        seen.append(found[0].tolist())
         return found
 
-    monkeypatch.setattr(loop._Loop, "_batch", note)
+    monkeypatch.setattr(Batches, "rows", note)
     assert xtool("train", data, *TINY, "--epochs", 2, "-o", "m.st").code == 0
     first, second = (list(itertools.chain(*batches)) for batches in (seen[:12], seen[12:]))
     assert sorted(first) == sorted(second) == list(range(96))

@@ -14,12 +14,11 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from xtool.archs import Compiling, Stepped, count
-from xtool.dataset import Drawn
 from xtool.errors import Diverged, Interrupted
 from xtool.evaluation.score import LOWER_IS_BETTER, columns_of_model, score_rows, scores
 from xtool.rows import Row, row
 from xtool.seeds import derive
-from xtool.tasks import Drawing
+from xtool.training.batches import Batches
 from xtool.training.hierarchy import Hierarchy
 from xtool.training.journal import Journal, Silent, best_path, rows_path, state_path
 from xtool.training.optimizers import make
@@ -61,10 +60,8 @@ class _Loop:
         average = run.shown is not run.model
         self.shown = Replicas(run.shown, run.config, len(run.seeds)) if average else self.who
         self.device = self.who.device
-        split = self.split = run.data.split("train")
-        self.inputs, self.targets = split.pool(self.device)
-        self.orders: dict[int, tuple[int, Tensor]] = {}
-        self.baselines = run.task.baselines(split, run.data.split("dev"))
+        self.batches = Batches(run, self.device)
+        self.baselines = run.task.baselines(self.batches.split, run.data.split("dev"))
         self.state_path = state_path(run.out)
         slots = load_state(run, self.state_path) if resume else run.slots
         self.sharded = average and not run.dials["ema"]
@@ -150,9 +147,7 @@ class _Loop:
         for one in (run.model, self.who.nested):
             if isinstance(one, Stepped):
                 one.at_step(now)
-        batch = torch.stack([self._batch(step, seed) for seed in run.seeds])  # (R, B)
-        if isinstance(self.split, Drawn):
-            batch = self._draw(self.split, batch.shape[1], now)
+        batch = self.batches.rows(step)  # (R, B)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         losses = self._gradients(batch)  # (R,)
@@ -173,11 +168,11 @@ class _Loop:
 
     def _gradients(self, batch: Integer[Tensor, "R B"]) -> Float[Tensor, " R"]:
         """The gradients of a batch, summed over its parts, and its mean losses."""
-        run, processes = self.run, self.processes
+        run, processes, pool = self.run, self.processes, self.batches
         batch, whole = processes.share(batch)
         examples, found = batch.shape[1], []
         for part in torch.split(batch, -(-examples // int(run.dials["accumulate"])), 1):
-            losses = self.who.losses(run.task.loss, self.inputs[part], self.targets[part])  # (R,)
+            losses = self.who.losses(run.task.loss, pool.inputs[part], pool.targets[part])  # (R,)
             losses = losses * (whole * part.shape[1] / examples)
             # Gradients are averaged over processes, the batch's is their sum.
             (losses.sum() * processes.count).backward()  # type: ignore[no-untyped-call]
@@ -196,29 +191,6 @@ class _Loop:
         averaged: list[Tensor] = list(self.run.shown.parameters())
         now: list[Tensor] = list(self.run.model.parameters())
         torch._foreach_lerp_(averaged, now, 1 - memory)
-
-    def _batch(self, step: int, seed: int) -> Tensor:
-        """The examples of a step, (B,): a slice of the epoch's order."""
-        epoch, place = divmod(step, self.run.steps_per_epoch)
-        if seed not in self.orders or self.orders[seed][0] != epoch:
-            generator = torch.Generator().manual_seed(
-                derive(seed, "order", self.run.steps_before, epoch)
-            )
-            order = self.run.data.split("train").order(generator)
-            self.orders[seed] = (epoch, order.to(self.device))
-        size = int(self.run.dials["batch_size"])
-        return self.orders[seed][1][place * size : (place + 1) * size]
-
-    def _draw(self, split: Drawn, count: int, now: int) -> Integer[Tensor, "R B"]:
-        """Make the examples of a step; they are numbered by replica."""
-        run, task = self.run, self.run.task
-        assert isinstance(task, Drawing)
-        found = []
-        for seed in run.seeds:
-            generator = torch.Generator(self.device).manual_seed(derive(seed, "prompts", now))
-            found.append(task.draw(run.data.header, split.rows, count, generator, now))
-        self.inputs, self.targets = (torch.cat(part) for part in zip(*found, strict=True))
-        return torch.arange(len(self.inputs), device=self.device).view(len(found), count)
 
     def _look(self) -> None:
         """After a step: what is due of reports, evaluations and saves."""
