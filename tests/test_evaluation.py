@@ -223,9 +223,9 @@ def test_a_page_says_what_is_drawn_and_holds_its_rows(
     models: Path, xtool: Callable[..., Result]
 ) -> None:
     csv = xtool("evaluate", "0.st", "1.st", "--format", "csv").out
-    title = "</script><b>&amp;"
+    title = "<!--<script></script><b>&amp;"
     args = ["--by", "seed", "--title", title]
-    done = xtool("plot", "-", *args, "-o", "a.html", "--data", "a.csv", stdin=csv)
+    done = xtool("plot", "-", *args, "-o", "a.html", "--save-rows", "a.csv", stdin=csv)
     assert done.code == 0, done.err
     page = (models / "a.html").read_text()
     assert title not in page
@@ -237,15 +237,35 @@ def test_a_page_says_what_is_drawn_and_holds_its_rows(
     left, top, right, bottom = said["panels"][0]["box"]
     assert left < mark["at"][0] < right
     assert top < mark["at"][1] < bottom
-    assert said["rows"]["length"] == 2
-    assert said["rows"]["columns"]["seed"] == [0, 1]
+    assert said["rows"]["length"] == 3, "two models and the baseline"
+    assert said["rows"]["columns"]["seed"][:2] == [0, 1]
     assert all(f'id="{name}"' in page for name in said["series"])
     # The rows beside it draw the same picture.
     assert xtool("plot", "a.csv", *args, "-o", "b.html").code == 0
     assert (models / "b.html").read_text() == page
-    taken = xtool("plot", "0.rows.jsonl", "-o", "b.png", "--data", "a.csv")
+    taken = xtool("plot", "0.rows.jsonl", "-o", "b.png", "--save-rows", "a.csv")
     assert "`--force`" in taken.err
     assert not (models / "b.png").exists()
+
+
+def test_two_series_at_one_point_both_say_what_they_are(
+    xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    lines = [
+        rows.row(label=name, metric="loss", value=value, step=step, split="dev", seed=0)
+        for name in ("a", "b")
+        for step, value in ((0, 3.0), (1, 2.0 if name == "a" else 1.0))
+    ]
+    lines[0] |= {"flops": 2**60 + 1}
+    (tmp_path / "r.jsonl").write_text(rows.to_jsonl(lines))
+    assert xtool("plot", "r.jsonl", "--kind", "curves", "--x", "step", "-o", "c.html").code == 0
+    said = page_data((tmp_path / "c.html").read_text())
+    marks = [(m["label"], *m["said"]) for p in said["panels"] for m in p["marks"]]
+    assert [one for one in marks if "step: 0" in one] == [
+        ("a", "step: 0", "dev loss (nats): 3"),
+        ("b", "step: 0", "dev loss (nats): 3"),
+    ]
+    assert said["rows"]["columns"]["flops"][0] == str(2**60 + 1)
 
 
 @pytest.mark.skipif(not which("node"), reason="node, which reads the page's script, is not there")
@@ -259,8 +279,8 @@ def test_the_script_of_a_page_can_be_read(tmp_path: Path) -> None:
     ("args", "message"),
     [
         (["--kind", "pie"], "unknown kind of plot `pie`"),
-        (["--data", "a.txt"], "cannot write rows as `txt`"),
-        (["--data", "a.jsonl", "-o", "a.jsonl"], "is both an output"),
+        (["--save-rows", "a.txt"], "cannot write rows so"),
+        (["--save-rows", "a.jsonl", "-o", "a.jsonl"], "is both an output"),
         (["-o", "a.bmp"], "cannot draw `bmp`"),
         (["--y", "acuracy"], "did you mean `accuracy`"),
         (["--x", "colour"], "unknown column `colour`"),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from xtool.checkpoint import load
 from xtool.errors import XtoolError
 from xtool.evaluation.sizes import excess
 from xtool.storage import Source
+from xtool.tasks import open_data
 from xtool.tokenizers import texts_of
+from xtool.training import hierarchy
 
 Run = Callable[..., Result]
 TOKENS = ["\n", " ", "a", "b", "c", "A", "B", "-", "a-z", "3"]
@@ -204,6 +207,13 @@ def test_imposed_groups_are_learned_and_kept(xtool: Run, text: Path) -> None:
         if row["metric"] == "cosine_contrast"
     }
     assert contrast[300, "head=2"] > contrast[0, "head=2"] + 0.2
+    over = {row["size"]: row["value"] for row in rows if row["metric"] == "group_excess"}
+    done = xtool("evaluate", "a.st", "--size", "all", "--format", "jsonl", "--threads", 1)
+    scored = [json.loads(line) for line in done.out.splitlines()]
+    found = {one["size"]: one["value"] for one in scored if one["metric"] == "group_excess"}
+    assert found == pytest.approx(over, rel=1e-5), "the dev split is no longer than is watched"
+    params = {one["size"]: one["params"] for one in scored}
+    assert params["head=2"] < params["head=4"] < params["head=16"], "a tied head is no table more"
     header = load(text / "a.st")[0]
     assert len({*header.training["categories"]["2"]}) > 1
     assert "c.toml" not in header.canonical()
@@ -217,11 +227,20 @@ def test_imposed_groups_are_learned_and_kept(xtool: Run, text: Path) -> None:
     assert (done.code, "only its output is nested" in done.err) == (2, True), done
 
 
-def test_groups_emerge_settle_and_resume_to_the_bit(xtool: Run, text: Path) -> None:
+def test_groups_emerge_settle_and_resume_to_the_bit(
+    xtool: Run, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     args = [*TRAIN, "--emergent", "average", "--every", 5, "--groups", 3, "--lr", 1e-5]
     args += ["--categories", "c.toml", "--eval-every", 10]
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        hierarchy, "grouped", lambda *given: seen.append(given[-1]) or grouped(*given)
+    )
     done = xtool(*args, "--steps", 20, "--keep-state", "-o", "a.st")
     assert done.code == 0, done.err
+    train = open_data(text / "t.st").cut(8).split("train").targets.flatten().long()
+    assert seen
+    assert all(np.array_equal(one, torch.bincount(train, minlength=len(one))) for one in seen)
     rows = [json.loads(line) for line in (text / "a.rows.jsonl").read_text().splitlines()]
     agreed = [row for row in rows if row["metric"] == "group_agreement"]
     assert {row["step"] for row in agreed} == {10}, "nothing moves, so they settle at once"

@@ -145,6 +145,16 @@ def test_one_loop_is_the_dense_model_to_the_bit() -> None:
     assert torch.equal(model(x), dense(x))
 
 
+def test_loops_beyond_the_trained_ones_begin_again_with_the_first_difference() -> None:
+    model, (x, _) = made(n_loops=3, loop_rank=2).eval(), prompts()
+    e = model.read(x)
+    states = list(model.states(e, 7))
+    for loop in (3, 6):
+        again = next(model.states(e, 1, states[loop - 1]))
+        torch.testing.assert_close(states[loop], again)
+    assert not model.compile_part(lambda turn: turn)
+
+
 @pytest.mark.parametrize("injection", ["add", "scaled", "gated", "concat"])
 @pytest.mark.parametrize("loop_norm", [True, False])
 def test_one_pass_gives_what_separate_runs_give(injection: str, loop_norm: bool) -> None:
@@ -349,6 +359,8 @@ def test_folding_keeps_the_best_difference_of_a_rank(tmp_path: Path) -> None:
     for rank in (0, 1, 3, 6):
         said, proof = fold(tmp_path / "deep.st", tmp_path / f"{rank}.st", 3, rank=rank)
         assert (f"of rank {rank}" in said) == (rank > 0)
+        options = read_model(tmp_path / f"{rank}.st")[0].lineage[-1].options
+        assert options == ({"n_loops": 3, "rank": rank} if rank else {"n_loops": 3})
         far.append(proof.difference)
     # Three differences of rank 2 are within rank 6 of their mean.
     assert min(far[:-1]) > 0.01

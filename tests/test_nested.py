@@ -427,9 +427,27 @@ def dolls(xtool: Run, data: Path) -> Path:
     return data
 
 
+def test_sizes_are_named_when_training_begins_and_asked_for_in_several_ways(
+    dolls: Path, xtool: Run
+) -> None:
+    said = xtool("train", dolls, "--d-model", 16, "--n-heads", 2, "--nest", 8, "--dry-run").err
+    (line,) = (line for line in said.splitlines() if "sizes:" in line)
+    rows = xtool("evaluate", "n.st", "--size", "all", "--format", "jsonl").out
+    params = {one["size"]: one["params"] for one in map(json.loads, rows.splitlines())}
+    assert xtool("slice", "n.st", "--to", 16, "-o", "w.st").code == 0
+    assert params["16"] == count(read_model(dolls.with_name("w.st"))[2])
+    assert line.startswith("2 sizes: 8 (")
+    one = parse_size(
+        "d_model=8, d_ff=16,24 n_layers=2", read_model(dolls.with_name("n.st"))[0].config
+    )
+    assert one.label == "d_model=8 d_ff=16,24 n_layers=2"
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
+        (["evaluate", "n.st", "--size", "8 8"], "names `d_model` twice"),
+        (["evaluate", "n.st", "--size", "d_model=8,16"], "one size has one `d_model`"),
         (["slice", "n.st", "--to", 4], "does not scale to 4"),
         (["slice", "n.st", "--to", 12, "--n-heads", 2], "was never trained at"),
         (["slice", "n.st", "--d-ff", 16], "trained sizes: 8, 16"),

@@ -303,7 +303,7 @@ def layout(config: Mapping[str, Any]) -> Layout:
     if rank and config.get(rank):
         added = {key: axes for key, axes in table.items() if _is_matrix(key, axes)}
         for key, (write, read) in added.items():
-            first, second = (difference_name(key, part) for part in ("lora_A", "lora_B"))
+            first, second = (difference_name(key, part) for part in (FIRST, SECOND))
             table |= {first: (rank, read), second: (write, f"<{rank}")}
             products |= {second: products[key]} if key in products else {}
     tied = registry.literal(*own, "TIED", {}).items()
@@ -323,6 +323,23 @@ def _is_matrix(pattern: str, axes: Sequence[str]) -> bool:
     """Whether a pattern is of a linear layer's matrix in a block."""
     within = pattern.startswith("blocks.{layer}.") and pattern.endswith(".weight")
     return within and len(axes) == 2 and axes[1].startswith("<")
+
+
+# What is added to a matrix in one loop is SECOND @ FIRST (Hu et al., 2021, arXiv:2106.09685).
+FIRST, SECOND = "lora_A", "lora_B"
+
+
+def matrix_of(name: str) -> str:
+    """The matrix that a part of a difference is added to; of another tensor its own name."""
+    if not name.endswith((FIRST, SECOND)):
+        return name
+    head, layer, _, _, *rest, _ = name.split(".")
+    return ".".join([head, layer, *rest, "weight"])
+
+
+def loop_of(name: str) -> int:
+    """The loop that a part of a difference is of."""
+    return int(name.split(".")[3])
 
 
 def difference_name(weight: str, part: str, loop: int | None = None) -> str:

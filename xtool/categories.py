@@ -33,7 +33,7 @@ CLASSES: dict[str, Callable[[str], bool]] = {
 }
 OVERLAPS = ("error", "last")
 
-# For each level the group of every token, from 0 in order of first appearance.
+# For each level the group of every token, numbered from 0: groups by the file, then single tokens.
 Groups = dict[str, list[int]]
 
 
@@ -67,7 +67,7 @@ def read_categories(path: Path, tokens: Sequence[str]) -> tuple[Groups, dict[str
         if not isinstance(named, dict):
             raise XtoolError(f"{where}: must map groups to lists of tokens")
         if str(level) in groups:
-            raise XtoolError(f"{where}: stands there twice")
+            raise XtoolError(f"{where}: stands there twice", "keep one of them")
         groups[str(level)], names[str(level)] = _grouped(named, tokens, overlaps == "last", where)
     return groups, names
 
@@ -100,11 +100,12 @@ def _yaml(text: str, path: Path) -> Any:
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            self.flatten_mapping(node)
-            return _once(
-                (self.construct_object(k, True), self.construct_object(v, True))
+            _once((self.construct_object(k, True), None) for k, _ in node.value)
+            self.flatten_mapping(node)  # what stands there comes last, and wins
+            return {
+                self.construct_object(k, True): self.construct_object(v, True)
                 for k, v in node.value
-            )
+            }
 
     try:
         return Loader(text).get_single_data()
@@ -165,7 +166,10 @@ def _places(entry: str, tokens: Sequence[str], where: str) -> list[int]:
     kind, _, rest = entry.partition(":")
     if kind == "class" and rest:
         if rest not in CLASSES:
-            raise XtoolError(f"{where}: {unknown('class', rest, CLASSES).message}", _known(CLASSES))
+            raise XtoolError(
+                f"{where}: {unknown('class', rest, CLASSES).message}",
+                unknown("class", rest, CLASSES).hint,
+            )
         return [place for place, text in enumerate(tokens) if text and CLASSES[rest](text)]
     if kind == "re" and rest:
         try:
@@ -189,10 +193,6 @@ def _places(entry: str, tokens: Sequence[str], where: str) -> list[int]:
             + "an entry is one token, `a-z`, `class:lower`, or `re:[aeiou]`",
         )
     return found
-
-
-def _known(names: Mapping[str, Any]) -> str:
-    return f"known: {', '.join(names)}"
 
 
 def category_text(groups: Groups, tokens: Sequence[str]) -> str:

@@ -36,7 +36,8 @@ def grouped(
         method: one of `METHODS`.
         count: how many groups `average` makes; unless given 3 to 12, by their silhouette
             (Rousseeuw, 1987).
-        seen: how often each token stands in the text; unless given all as often.
+        seen: how often each token stands in the text; unless given all as often. `threshold`
+            groups them all.
 
     Raises:
         UsageError: scikit-learn is not there, or a count that the tokens do not allow.

@@ -147,8 +147,9 @@ def count_size(config: Mapping[str, Any], changes: Mapping[str, Any]) -> int:
     small = sized(config, changes)
     with torch.device("meta"):
         found = count(build_size(config, changes))
-    tied = HEAD in changes and small["tied_head"]
-    return found - tied * changes[HEAD] * small["n_outputs"] if tied else found
+    if HEAD in changes and small["tied_head"]:
+        found -= changes[HEAD] * small["n_outputs"]
+    return found
 
 
 def start_sizes(model: nn.Module, config: Mapping[str, Any]) -> None:

@@ -174,13 +174,15 @@ def parse_size(text: str, config: Mapping[str, Any]) -> Size:
         UsageError: not in the grammar, or an axis that a model of this kind lacks.
     """
     sizes: dict[str, Any] = {}
-    for word in re.split(r"[\s,]+(?=[^\s,]*=)|\s+", text.strip()) if text.strip() else []:
+    # Axes stand apart by a space, or by a comma before a name; other commas part numbers.
+    words = re.split(r"[\s,]+(?=[^\s,]*=)|\s+", text.strip())
+    for word in filter(None, words):
         name, _, numbers = word.rpartition("=")
         name = name.replace("-", "_") or "d_model"
         if name not in ORDER:
             raise unknown("axis of `--size`", name, ORDER)
         if name in sizes:
-            raise UsageError(f"`--size {text}` names `{name}` twice")
+            raise UsageError(f"`--size {text}` names `{name}` twice", "name each axis once")
         try:
             each = [int(part) for part in numbers.split(",")]
         except ValueError as error:
@@ -196,7 +198,9 @@ def parse_size(text: str, config: Mapping[str, Any]) -> Size:
     if not sizes:
         raise UsageError("`--size` is empty", "write it like `16`, or `d_ff=64,128`")
     if HEAD in sizes and len(sizes) > 1:
-        raise UsageError(f"`--size {text}`: `head` is the output's alone, with no other axis")
+        raise UsageError(
+            f"`--size {text}`: `head` is the output's alone, with no other axis", "`head=16` alone"
+        )
     return size_of(config, sizes)
 
 
@@ -286,7 +290,7 @@ def weights_of(config: Mapping[str, Any], count: int) -> list[float]:
     """The weight of each size's loss, smallest first; unless given 1, and 2 for the largest.
 
     Raises:
-        UsageError: not as many numbers above 0 as there are sizes.
+        UsageError: not as many numbers above 0, of at most `LARGEST_WEIGHT`, as there are sizes.
     """
     text = config.get("nest_weights")
     if text is None:

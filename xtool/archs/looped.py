@@ -330,9 +330,14 @@ class _Entry:
                 "leave out `--registers`, or take another variant",
             )
         if not 0 <= c.get("loop_rank", 0) <= c["d_model"]:
-            raise UsageError(f"`loop_rank` is {c['loop_rank']}, it must be 0 to {c['d_model']}")
+            raise UsageError(
+                f"`loop_rank` is {c['loop_rank']}, it must be 0 to `d_model` ({c['d_model']})",
+                "more is no low rank: `--untied` gives each loop its own blocks",
+            )
         if c.get("loop_rank") and c.get("untied"):
-            raise UsageError("`loop_rank` is for loops that share blocks, `untied` ones do not")
+            raise UsageError(
+                "`loop_rank` is for loops that share blocks, `untied` ones do not", "leave one out"
+            )
         if c.get("state_noise", 0.0) < 0:
             raise UsageError(f"`state_noise` is {c['state_noise']}, it must be 0 or more")
         for name, value in {"loss_loops": last, "loops_every": c["loops_every"]}.items():

@@ -49,7 +49,7 @@ def plot(
             "--out", "-o", help="A png, svg, pdf or interactive html file.", rich_help_panel=OUTPUT
         ),
     ] = None,
-    data: Annotated[
+    save_rows: Annotated[
         Path | None,
         typer.Option(
             help="The rows that are drawn, as .csv or .jsonl; html has them inside.",
@@ -74,10 +74,11 @@ def plot(
     if pairs is not None and name != "pairs":
         raise UsageError("`--pairs` is for `--kind pairs`")
     target = out or Path(f"{name}.png")
-    form = "csv" if data is None else data.suffix.lstrip(".")
-    if form not in ("csv", "jsonl"):
-        raise UsageError(f"{data}: cannot write rows as `{form}`", "end the name in .csv or .jsonl")
-    outputs = [one for one in (target, data) if one]
+    outputs = [target]
+    if save_rows:
+        outputs.append(save_rows)
+        if save_rows.suffix not in (".csv", ".jsonl"):
+            raise UsageError(f"{save_rows}: cannot write rows so", "end the name in .csv or .jsonl")
     for one in outputs:
         require_writable(one, force)
     require_apart(outputs, rows)
@@ -92,8 +93,9 @@ def plot(
 
     asked = replace(_draw.request(chosen, name, x, y, by), pairs=pairs)
     _draw.draw(asked, name, title, target)
-    if data:
-        with replacing(data) as (file, _):
-            file.write(tables.render([*asked.rows, *asked.baselines], form).encode())
+    if save_rows:
+        found = [*asked.rows, *asked.baselines]
+        with replacing(save_rows) as (file, _):
+            file.write(tables.render(found, save_rows.suffix.lstrip(".")).encode())
     notes.detail(f"{len(asked.rows)} rows of {asked.y}")
     write_stdout(f"{target}\n")

@@ -113,6 +113,9 @@ def slice_(
     sizes = resolve(OPTIONS, [(SAID, given)])
     wanted = changes(sizes | {"n_layers": layers}, enough)
     found = files(model)
+    from xtool.training.devices import threads_of
+
+    threads_of(threads)
     if rank is not None and fold is None:
         raise UsageError("`--rank` is for `--fold`", "`--fold 4 --rank 8`")
     if budgeted:

@@ -38,14 +38,14 @@ from xtool.config import Option, model_options, resolve, run_file_text
 from xtool.inputs import require_files
 from xtool.training.dials import CONTEXT, REPORT, RESULT
 
-SHOWN = 8  # sizes of a nested model that are named
-
 if TYPE_CHECKING:
     from xtool.commands._train import Asked
     from xtool.training.parallel import Processes
     from xtool.training.run import Listener
 
 CHOICE = [Option("arch", "text", "gpt", ""), Option("preset", "text", None, "")]
+
+SHOWN = 8  # sizes of a nested model that are named
 
 
 def panels() -> dict[str, list[Option]]:
@@ -228,5 +228,6 @@ def _sizes(config: Mapping[str, Any]) -> str:
     found = sizes_of(config)
     named = found if len(found) <= SHOWN else [*found[: SHOWN - 1], found[-1]]
     each = [f"{one.label} ({count_size(config, one.changes):,} parameters)" for one in named]
-    each[-1:] = ["...", each[-1]] if len(named) < len(found) else each[-1:]
+    if len(named) < len(found):
+        each.insert(-1, "...")
     return f"{len(found)} sizes: {', '.join(each)}"

@@ -85,7 +85,9 @@ class Evaluator:
     def rows(self, path: Path, label: str | None, against: Sequence[Path] = ()) -> list[Row]:
         """Every metric of a model, its baselines, and differences from another model.
 
-        Of several models to compare with, each size is compared with the one of its own sizes.
+        Of several models to compare with, each size is compared with the one of its own sizes, if
+        there is one. Parameters of a size are what it runs on; those of a model that is scored
+        without a word of sizes are all in its file, gains of the sizes inside among them.
 
         Raises:
             UsageError: a size that the model has not, or none of the models to compare with is as

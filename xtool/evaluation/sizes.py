@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xtool.archs import HEAD
 from xtool.categories import Groups
 from xtool.dataset import Split
 from xtool.evaluation.score import BATCH, together
@@ -59,13 +60,15 @@ def beside(large: nn.Module, small: nn.Module, split: Split) -> dict[str, Float6
 
 def groups_of(groups: Groups | None, changes: Mapping[str, Any]) -> list[int] | None:
     """The groups that a size learned in place of tokens; None where it learned tokens."""
-    level = next((str(size) for size in changes.values()), "")
-    return (groups or {}).get(level)
+    if set(changes) not in ({"d_model"}, {HEAD}):
+        return None
+    (level,) = changes.values()
+    return (groups or {}).get(str(level))
 
 
 @torch.inference_mode()
 def over_groups(model: nn.Module, split: Split, groups: Sequence[int]) -> Float64[Tensor, " N"]:
-    """The loss of each example over groups beyond its floor, a mean of positions; see `excess`."""
+    """The loss over groups beyond its floor, in nats, the mean of each example; see `excess`."""
     device, size = next(model.parameters()).device, together(split, BATCH)
     found = []
     for at in range(0, len(split), size):
@@ -79,7 +82,16 @@ def over_groups(model: nn.Module, split: Split, groups: Sequence[int]) -> Float6
 def excess(
     logits: Float[Tensor, "*R B T V"], targets: Integer[Tensor, "*R B T"], groups: Sequence[int]
 ) -> Float[Tensor, "*R B T"]:
-    """Cross-entropy with the uniform distribution over the target's group, less its entropy."""
+    """Cross-entropy with the uniform distribution over the target's group, less its entropy.
+
+    Args:
+        logits: of a replica and position.
+        targets: the tokens.
+        groups: the group of every token.
+
+    Returns:
+        nats at each position: 0 where the group has every chance, each token of it the same.
+    """
     of = torch.tensor(groups, device=logits.device)  # (V,)
     members = F.one_hot(of).to(logits.dtype)  # (V, G)
     sizes = members.sum(0)  # (G,)

@@ -16,13 +16,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from xtool.axes import Layout
+from xtool.axes import SECOND, Layout
 from xtool.layers.positions import frequencies, table
 from xtool.seeds import derive
 
 CHUNK = 1 << 18
 BESIDE_NUMBERS = 0.02
-ADDED = ".lora_B"
 
 Fill = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -40,7 +39,7 @@ def initial(
         return whole[start:stop]
     if axes[0].role == "scales":
         return torch.full((stop - start,), 0.0 if name.endswith("bias") else 1.0)
-    if len(shape) == 1 or name.endswith(ADDED):
+    if len(shape) == 1 or name.endswith(SECOND):
         return torch.zeros(stop - start, *shape[1:])
     summed = layout.reading(name)
     spread = _embedding_spread(layout, name) if summed is None else _spread(layout, name, summed)

@@ -1,17 +1,15 @@
 """What one loop of a shared block has of its own: a low-rank difference of each matrix.
 
 In loop t a matrix W of the block is W + B_t A_t, with A_t (R, n_in) and B_t (n_out, R), as in the
-relaxed recursive models of Bae et al. (2024, arXiv:2410.20672); the names are those of Hu et al.
-(2021, arXiv:2106.09685).
+relaxed recursive models of Bae et al. (2024, arXiv:2410.20672).
 """
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from xtool.axes import FIRST, SECOND
 from xtool.layers.linear import Linear
-
-FIRST, SECOND = "lora_A", "lora_B"
 
 
 class Difference(nn.Module):
@@ -37,7 +35,7 @@ class Difference(nn.Module):
             own.register_parameter(SECOND, nn.Parameter(torch.empty(n_out, rank)))
 
     def forward(self, block: nn.Module, x: Tensor) -> Tensor:
-        """What the block makes of x (B, T, D) in this loop."""
+        """What the block makes of x in this loop, (B, T, D) -> (B, T, D)."""
         own = dict(self.named_parameters())
         weights = {}
         for name in (name for name in own if name.endswith(FIRST)):
@@ -49,5 +47,5 @@ class Difference(nn.Module):
 
 
 def differing(weight: Tensor, second: Tensor, first: Tensor) -> Tensor:
-    """The matrix of one loop, (n_out, n_in)."""
+    """The matrix of one loop: W (n_out, n_in) + B (n_out, R) A (R, n_in)."""
     return weight + second @ first

@@ -136,7 +136,9 @@ def draw(asked: Request, kind: str, title: str | None, out: Path) -> None:
             ncols = max(1, min(4, LEGEND // (max(map(len, labels)) + MARK)))
             figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=ncols)
         try:
-            picture = _bytes(figure, form, title or f"{asked.y} by {asked.x}", asked.rows)
+            picture = _bytes(
+                figure, form, title or f"{asked.y} by {asked.x}", [*asked.rows, *asked.baselines]
+            )
         except (ValueError, OverflowError) as error:
             raise XtoolError(f"{out}: these rows cannot be drawn: {error}") from error
     with replacing(out) as (file, _):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+EXACT = 1 << 53
 POINTS = 72  # an inch; SVG is drawn in points
 TEMPLATE = Path(__file__).with_name("_page.html")
 
@@ -54,7 +55,7 @@ def html(figure: "Figure", title: str, rows: Sequence[Row]) -> bytes:
     svg = "<svg" + buffer.getvalue().decode().partition("<svg")[2]
     panels = [_panel(axes) for axes in figure.axes if axes.axison]
     data = {"series": series, "panels": panels, "rows": _columns(rows)}
-    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     page = TEMPLATE.read_text(encoding="utf-8")
     for key, value in (("TITLE", escape(title)), ("PICTURE", svg), ("DATA", text)):
         page = page.replace(f"<!--{key}-->", value, 1)
@@ -85,11 +86,13 @@ def _colour(handle: Any) -> str:
 
 def _panel(axes: "Axes") -> dict[str, Any]:
     """Where one set of axes stands and what it shows."""
-    merged: dict[tuple[float, float], Mark] = {}
+    merged: dict[tuple[float, float], list[Mark]] = {}
     for mark in _marks(axes):
-        # A bar and the interval on top of it say one thing.
-        there = merged.setdefault(mark.at, mark)
-        if there is not mark:
+        # A bar and the interval on top of it say one thing; two series do not.
+        there = next((m for m in merged.get(mark.at, []) if not (m.label and mark.label)), None)
+        if there is None:
+            merged.setdefault(mark.at, []).append(mark)
+        else:
             there.label = there.label or mark.label
             there.said = max(there.said, mark.said, key=len)
     box = _points(axes, [axes.bbox.min, axes.bbox.max])
@@ -97,7 +100,7 @@ def _panel(axes: "Axes") -> dict[str, Any]:
     images = [_matrix(axes, image) for image in axes.images]
     return {
         "box": [left, top, right, bottom],
-        "marks": [asdict(mark) for mark in merged.values()],
+        "marks": [asdict(mark) for there in merged.values() for mark in there],
         "matrix": images[0] if images else None,
     }
 
@@ -143,14 +146,15 @@ def _each(
 ) -> Iterator[Mark]:
     """A mark a place, where it is finite; with the interval of each."""
     places = np.asarray(places, float).reshape(-1, 2)
-    where = _points(axes, axes.transData.transform(places))
-    for number, ((x, y), at) in enumerate(zip(places, where, strict=True)):
-        if not np.isfinite([x, y, *at]).all():
+    shown = axes.transData.transform(places)
+    where = _points(axes, shown)
+    for number, ((x, y), at, pixel) in enumerate(zip(places, where, shown, strict=True)):
+        if not axes.bbox.padded(1).contains(*pixel):
             continue
         said = [_said(axes.xaxis, x), _said(axes.yaxis, y)]
         if len(spans) == len(places) and spans[number][0] < spans[number][1]:
             low, high = spans[number]
-            said.append(f"95 % interval: {low:.5g} to {high:.5g}")
+            said.append(f"from {low:.5g} to {high:.5g}")
         yield Mark(at, label, [line for line in said if line])
 
 
@@ -211,8 +215,13 @@ def _columns(rows: Sequence[Row]) -> dict[str, Any]:
     """Rows by column, a constant one as one value; without those that are empty."""
     found: dict[str, Any] = {"length": len(rows), "columns": {}}
     for name in columns_of(rows):
-        values = [one.get(name) for one in rows]
+        # A number of more digits than a page counts with is text there.
+        values = [_exact(one.get(name)) for one in rows]
         kinds = {(type(value), value) for value in values}
         if kinds != {(type(None), None)}:
             found["columns"][name] = values if len(kinds) > 1 else values[0]
     return found
+
+
+def _exact(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and abs(value) > EXACT else value

@@ -44,7 +44,10 @@ def sizes(axes: "Axes", request: Request) -> None:
     assert request.by is not None
     require_numbers(request.rows, request.x)
     if not all(one[request.x] > 0 for one in request.rows):
-        raise UsageError(f"column `{request.x}` is not above 0, which a logarithmic axis needs")
+        raise UsageError(
+            f"column `{request.x}` is not above 0, which a logarithmic axis needs",
+            "`--kind front` has none",
+        )
     series = series_of(request.rows, request.by)
     for number, (name, own) in enumerate(series.items()):
         cells = sorted(summarise(own, [request.x]).items())

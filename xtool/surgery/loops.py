@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from xtool.archs import checked, empty, open_model, stored_names
-from xtool.axes import Layout, difference_name, layout
+from xtool.axes import FIRST, SECOND, Layout, difference_name, layout, loop_of, matrix_of
 from xtool.checkpoint import NAMES, Reader, save_streamed
 from xtool.config import OTHER, SHAPE, model_options
 from xtool.dataset import Dataset
 from xtool.errors import UsageError
-from xtool.layers.loops import FIRST, SECOND, differing
+from xtool.layers.loops import differing
 from xtool.lineage import step
 from xtool.storage import Source
 from xtool.surgery.proof import Proof, compare, require_exact
@@ -52,7 +52,8 @@ def unroll(path: Path, out: Path) -> tuple[str, Proof]:
             new = _dials_of("gpt", new)
         said = f"n_layers {own} -> {count}, {new['arch']}, each loop with its own"
         sources = {layer: [layer % own] for layer in range(count)}
-        return said, _write(reader, out, "unroll", config["n_loops"], new, sources, exact=True)
+        options = {"n_loops": config["n_loops"]}
+        return said, _write(reader, out, "unroll", options, new, sources, exact=True)
 
 
 def fold(
@@ -90,6 +91,8 @@ def fold(
             raise UsageError(
                 f"`n_layers` ({config['n_layers']}) must be divisible by {loops} loops"
             )
+        if not 0 <= rank <= config["d_model"]:
+            raise UsageError(f"`--rank` is {rank}, it must be 0 to {config['d_model']}")
         own = config["n_layers"] // loops
         new = config | {"n_layers": own, "untied": False, "loop_rank": rank}
         if not untied:
@@ -98,7 +101,8 @@ def fold(
         said = f"n_layers {config['n_layers']} -> {own}, {loops} loops of the mean"
         said += f", each with a difference of rank {rank}" if rank else ""
         sources = {layer: range(layer, config["n_layers"], own) for layer in range(own)}
-        return said, _write(reader, out, "fold", loops, new, sources, exact=False, data=data)
+        options = {"n_loops": loops} | ({"rank": rank} if rank else {})
+        return said, _write(reader, out, "fold", options, new, sources, exact=False, data=data)
 
 
 def _one_model(source: Source) -> Reader:
@@ -120,7 +124,7 @@ def _write(
     reader: Reader,
     out: Path,
     command: str,
-    loops: int,
+    options: Mapping[str, Any],
     config: dict[str, Any],
     sources: Sources,
     exact: bool,
@@ -137,7 +141,7 @@ def _write(
     specs = [
         Spec(name, NAMES[reader.dtype(values.source(name))], new.shape(name)) for name in names
     ]
-    done = step(command, {"n_loops": loops}, {"model": header.digest}, 0)
+    done = step(command, options, {"model": header.digest}, 0)
     made = {"config": dict(new.config), "lineage": [*header.lineage, done]}
     found: list[Proof] = []
 
@@ -171,7 +175,7 @@ class Values:
     def source(self, name: str) -> str:
         """The first old tensor that a new one comes from."""
         layer = self.new.layer(name)
-        return name if layer is None else _named(_matrix(name), layer, self.sources[layer][0])
+        return name if layer is None else _named(matrix_of(name), layer, self.sources[layer][0])
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows [start, stop) of a new tensor."""
@@ -208,10 +212,10 @@ class Values:
 
     def _difference(self, key: str) -> tuple[Tensor, Tensor]:
         """What one loop's matrix differs by from the mean, as two factors (Eckart and Young)."""
-        weight, layer = _matrix(f"{key}.{FIRST}"), self.new.layer(f"{key}.{FIRST}")
+        weight, layer = matrix_of(f"{key}.{FIRST}"), self.new.layer(f"{key}.{FIRST}")
         assert layer is not None
         each = [self.reader.tensor(_named(weight, layer, old)) for old in self.sources[layer]]
-        apart = each[int(key.split(".")[3])].double() - mean(each).double()
+        apart = each[loop_of(key)].double() - mean(each).double()
         u, s, v = torch.linalg.svd(apart, full_matrices=False)
         rank = self.new.config["loop_rank"]
         root, short = s[:rank].sqrt(), max(0, rank - len(s))
@@ -223,14 +227,6 @@ class Values:
 def mean(each: Sequence[Tensor]) -> Tensor:
     """The mean of tensors of one shape, of a single one itself."""
     return each[0] if len(each) == 1 else torch.stack([*each]).double().mean(0).to(each[0].dtype)
-
-
-def _matrix(name: str) -> str:
-    """The matrix that a part of a difference belongs to; another tensor's own name."""
-    if not name.endswith((FIRST, SECOND)):
-        return name
-    head, layer, _, _, *rest, _ = name.split(".")
-    return ".".join([head, layer, *rest, "weight"])
 
 
 def _named(name: str, layer: int, new: int) -> str:

@@ -16,7 +16,7 @@ from xtool.training.optimizers import FOLDER as OPTIMIZERS
 from xtool.training.parallel import Processes
 
 MAX_REPLICAS = 1024
-MOST = 1e15  # of what is counted one by one
+MOST = 1e15  # of counts, and of factors
 RANGES = {
     "epochs": (0, MOST),
     "steps": (0, MOST),

@@ -109,6 +109,12 @@ def trained_config(config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[
         tunable += ["attention", *(dial.name for dial in options(ATTENTION, str(variant)))]
     elif before:
         tunable += registry.literal(ATTENTION, before, "TUNABLE", [])
+    if config.get("loop_rank") and asked.get("n_loops") not in (None, config["n_loops"]):
+        raise UsageError(
+            f"`n_loops` is {config['n_loops']} in the model given with `--from`, not "
+            f"{asked['n_loops']}, and each loop has a difference of its own",
+            "`xtool evaluate --loops` runs more; they begin again after the last",
+        )
     for name, value in asked.items():
         if value is not None and value != config.get(name) and name not in tunable:
             raise UsageError(

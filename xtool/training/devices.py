@@ -14,6 +14,7 @@ def device_of(name: str) -> torch.device:
     """The device for `auto`, `cpu`, `cuda` or `mps`.
 
     Raises:
+        UsageError: another name.
         XtoolError: this machine or this build of torch has none.
     """
     if name not in DEVICES:
@@ -29,7 +30,11 @@ def device_of(name: str) -> torch.device:
 
 
 def threads_of(wanted: int | None) -> int:
-    """Set the number of CPU threads, and return it."""
+    """Set the number of CPU threads, and return it.
+
+    Raises:
+        UsageError: not a number of threads.
+    """
     if wanted is not None:
         if not 1 <= wanted <= MAX_THREADS:
             raise UsageError(f"`--threads` is {wanted}, it must be 1 to {MAX_THREADS}")

@@ -22,7 +22,7 @@ from xtool.categories import Groups, read_categories
 from xtool.dataset import Split
 from xtool.errors import UsageError
 from xtool.evaluation.score import together
-from xtool.evaluation.sizes import over_groups
+from xtool.evaluation.sizes import groups_of, over_groups
 from xtool.header import Header
 from xtool.rows import Row, row
 from xtool.tokenizers import texts_of
@@ -96,8 +96,7 @@ class Hierarchy:
 
     def of(self, changes: Mapping[str, Any]) -> list[int] | None:
         """The groups of a size; None where it learns tokens."""
-        numbers = [str(size) for size in changes.values()]
-        return self.groups.get(numbers[0]) if numbers else None
+        return groups_of(self.groups, changes)
 
     def due(self, step: int) -> bool:
         """Whether groups are to be found anew after a step."""
@@ -105,7 +104,12 @@ class Hierarchy:
         return search and step > 0 and step % int(self.dials["every"]) == 0
 
     def regroup(self, model: nn.Module, base: Mapping[str, Any]) -> list[Row]:
-        """Find groups anew; the rows that tell of it."""
+        """Find groups anew, and whether they have settled; the rows that tell of it.
+
+        Args:
+            model: whose embedding is read.
+            base: the columns of the rows.
+        """
         emergent = self.dials["emergent"]
         rows, agreed = [], []
         for level in self.levels:

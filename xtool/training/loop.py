@@ -213,7 +213,7 @@ class _Loop:
             self._name_unmoved()
 
     def _regroup(self, step: int) -> None:
-        """Let groups of tokens emerge where that is due, in a model whose losses are numbers."""
+        """Let groups of tokens emerge where that is due, unless a loss is no number."""
         if self.hierarchy is None or not self.hierarchy.due(step):
             return
         self._add_losses()
