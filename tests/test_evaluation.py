@@ -232,6 +232,7 @@ def test_a_page_says_what_is_drawn_and_holds_its_rows(
     assert page.count("</script>") == 2
     said = page_data(page)
     drawn = [one for one in rows.read(csv, "") if one["metric"] == "accuracy" and one["seed"]]
+    assert [one["label"] for one in said["series"].values()][-2:] == ["seed 0", "seed 1"]
     (mark,) = (m for p in said["panels"] for m in p["marks"] if m["label"] == "seed 1")
     assert mark["said"][:2] == [drawn[0]["label"], f"dev accuracy: {drawn[0]['value']:.6g}"]
     left, top, right, bottom = said["panels"][0]["box"]
@@ -266,6 +267,28 @@ def test_two_series_at_one_point_both_say_what_they_are(
         ("b", "step: 0", "dev loss (nats): 3"),
     ]
     assert said["rows"]["columns"]["flops"][0] == str(2**60 + 1)
+
+
+def test_bars_of_a_series_that_begins_later_have_its_name_and_free_columns_may_hold_anything(
+    xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    cells = [("a", "x", 1.0), ("b", "x", 2.0), ("b", "y", 3.0)]
+    lines = [
+        rows.row(label=label, metric="loss", value=value, split="dev") | {"kind": kind, "free": [1]}
+        for label, kind, value in cells
+    ]
+    (tmp_path / "r.jsonl").write_text(rows.to_jsonl(lines))
+    done = xtool("plot", "r.jsonl", "--by", "kind", "-o", "b.html")
+    assert done.code == 0, done.err
+    said = page_data((tmp_path / "b.html").read_text())
+    marks = {(m["label"], *m["said"][:1]) for p in said["panels"] for m in p["marks"]}
+    assert marks == {("x", "a"), ("x", "b"), ("y", "b")}
+    assert [one["label"] for one in said["series"].values()] == ["x", "y"]
+    assert said["rows"]["columns"]["free"] == "[1]"
+    text = "label,metric,value,split,free\na,loss,1,dev,nan\n"
+    done = xtool("plot", "-", "-o", "c.png", "--save-rows", "c.jsonl", stdin=text)
+    assert done.code == 0, done.err
+    assert rows.read((tmp_path / "c.jsonl").read_text(), "")[0]["value"] == 1
 
 
 @pytest.mark.skipif(not which("node"), reason="node, which reads the page's script, is not there")

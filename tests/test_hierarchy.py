@@ -104,6 +104,8 @@ def test_a_token_of_no_group_is_alone_whatever_groups_are_called(tmp_path: Path)
         ("c.json", '{"levels": {"4": {"x": ["a"]}, "4": {"x": ["b"]}}}', "`4` stands there twice"),
         ("c.yaml", "levels:\n  4: {x: [a]}\n  4: {x: [b]}\n", "`4` stands there twice"),
         ("c.yaml", "levels:\n  4: {x: [a]}\n  '4': {x: [b]}\n", "level 4: stands there twice"),
+        ("c.yaml", "levels: {4: {1: [a], '1': [b]}}\n", "two groups are called alike"),
+        ("c.json", '{"levels": {"4": {"\\ud800": ["a"]}}}', "is no text"),
         ("c.yaml", "levels: !!timestamp x\n", "not YAML"),
         ("c.yaml", "levels: !!bool x\n", "not YAML"),
         ("c.yaml", "overlaps:\n- &a [x]\n" + "- [*a]\n" * 40, "must hold `levels`"),

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from xtool.header import Header
 from xtool.surgery.loops import fold, unroll
 from xtool.tasks import Shape
 from xtool.tasks.regression import Regression
+from xtool.training import loop
 
 Run = Callable[..., Result]
 PROMPTS = Shape(None, 14, 1, 5)  # 7 points of 5 numbers
@@ -149,9 +151,9 @@ def test_loops_beyond_the_trained_ones_begin_again_with_the_first_difference() -
     model, (x, _) = made(n_loops=3, loop_rank=2).eval(), prompts()
     e = model.read(x)
     states = list(model.states(e, 7))
-    for loop in (3, 6):
-        again = next(model.states(e, 1, states[loop - 1]))
-        torch.testing.assert_close(states[loop], again)
+    for place in (3, 6):
+        again = next(model.states(e, 1, states[place - 1]))
+        torch.testing.assert_close(states[place], again)
     assert not model.compile_part(lambda turn: turn)
 
 
@@ -349,6 +351,52 @@ def test_loops_with_differences_grow_and_unroll_exactly(method: str, tmp_path: P
     assert (proof.difference, proof.tolerance) == (0, 0)
     x, _ = prompts(dtype=torch.float32)
     assert torch.equal(read_model(tmp_path / "deep.st")[2].eval()(x), model.eval()(x))
+
+
+def test_loops_that_take_turns_resume_to_the_bit_and_are_sorted(
+    xtool: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = ["--arch", "looped", "--d-model", 16, "--n-heads", 2, "--batch-size", 8, "--threads", 1]
+    loops = ["--n-loops", 3, "--loops-by", "random", "--loops-from", 1, "--loop-rank", 2]
+    args = ["train", data, *shape, *loops, "--steps", 12, "-q", "--label", "x"]
+    assert xtool(*args, "-o", "a.st").code == 0
+    step = loop._Loop._step
+
+    def stopping(self: Any) -> None:
+        step(self)
+        if self.run.position.step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Loop, "_step", stopping)
+        assert xtool(*args, "-o", "b.st").code == 130
+    assert xtool(*args, "-o", "b.st", "--resume").code == 0
+    assert (tmp_path / "a.st").read_bytes() == (tmp_path / "b.st").read_bytes()
+    done = xtool("train", data, "--from", "a.st", "--nest", "8", "--steps", 1, "-q", "-o", "n.st")
+    assert done.code == 0, done.err
+    done = xtool("train", data, "--from", "a.st", "--n-loops", 4, "-o", "x.st")
+    assert (done.code, "each loop has a difference of its own" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("injection", ["none", "add"])
+def test_registers_and_widths_by_layer_are_unrolled_and_folded(
+    injection: str, tmp_path: Path
+) -> None:
+    dials = {"injection": injection, "loop_norm": False, "n_loops": 3, "d_ff": [8, 16]}
+    for more in ({}, {"registers": 2}):
+        written(tmp_path / "a.st", made(torch.float32, **dials, **more), {**dials, **more})
+        _, proof = unroll(tmp_path / "a.st", tmp_path / "deep.st")
+        assert proof.difference == 0
+        config = read_model(tmp_path / "deep.st")[0].config
+        assert config["d_ff"] == [8, 16] * 3
+        assert (config["arch"] == "gpt") == (injection == "none" and not more)
+        fold(tmp_path / "deep.st", tmp_path / "again.st", 3)
+        assert read_model(tmp_path / "again.st")[0].config["d_ff"] == [8, 16]
+    written(tmp_path / "a.st", made(torch.float32, **dials), dials)
+    unroll(tmp_path / "a.st", tmp_path / "deep.st")
+    if injection == "none":
+        with pytest.raises(UsageError, match="have different `d_ff`"):
+            fold(tmp_path / "deep.st", tmp_path / "x.st", 6)
 
 
 def test_folding_keeps_the_best_difference_of_a_rank(tmp_path: Path) -> None:

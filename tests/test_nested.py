@@ -378,6 +378,7 @@ def stopping(patch: pytest.MonkeyPatch, at: int) -> None:
     patch.setattr(loop._Loop, "_step", step)
 
 
+LOOPS = ["--n-loops", "3", "--loop-rank", "2", "--loops-by", "random", "--loops-from", "1"]
 NESTS = [
     ["--nest", "d_model=8", "--d-ff", "64"],
     ["--nest", "d_ff=8,16,24"],
@@ -385,6 +386,8 @@ NESTS = [
     ["--nest", "d_ff=16", "--nest", "n_layers=1", "--nest-mix"],
     ["--nest", "n_heads=1", "--nest-gain", "shared", "--nest-schedule", "random"],
     ["--nest", "head=4,8", "--tied-head", "--nest-schedule", "joint"],
+    # What a loop has of its own has no gradient in a step without that loop.
+    ["--nest", "d_model=8", "--arch", "looped", *LOOPS],
 ]
 
 

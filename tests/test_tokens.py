@@ -305,6 +305,7 @@ def test_groups_of_a_category_file_stand_in_the_rows(xtool: Run, tmp_path: Path)
     done = xtool(*args, "--groups", "c.toml")
     assert (done.code, "one of 2, 8" in done.err) == (2, True)
     assert "no level 4" in xtool(*args, "--groups", "c.toml:4").err
+    assert "C:\\x.toml: no such file" in xtool(*args, "--groups", "C:\\x.toml").err
     assert "is for `--tokens`" in xtool("inspect", "m.st", "--groups", "c.toml").err
 
 

@@ -133,7 +133,11 @@ def _grouped(
 ) -> tuple[list[int], list[str]]:
     """The group of every token of a level, and the groups' names."""
     owner: dict[int, str] = {}
-    named = {str(group): entries for group, entries in named.items()}
+    given, named = len(named), {str(group): entries for group, entries in named.items()}
+    if len(named) < given:
+        raise XtoolError(f"{where}: two groups are called alike", "quote and tell them apart")
+    if any(_is_no_text(group) for group in named):
+        raise XtoolError(f"{where}: the name of a group is no text", "half a character is in it")
     if not named:
         raise XtoolError(f"{where}: has no group", "leave the level out")
     for group, entries in named.items():
@@ -159,6 +163,11 @@ def _grouped(
             found.append(len(names))
             names.append(token)
     return found, names
+
+
+def _is_no_text(text: str) -> bool:
+    """Whether there are halves of characters in it, which no file can hold."""
+    return any("\ud800" <= one <= "\udfff" for one in text)
 
 
 def _places(entry: str, tokens: Sequence[str], where: str) -> list[int]:

@@ -38,8 +38,8 @@ def columns_of(rows: Iterable[Row]) -> list[str]:
 
 
 def to_jsonl(rows: Iterable[Row]) -> str:
-    """One JSON object a line; columns without a value are left out."""
-    kept = ({k: v for k, v in one.items() if v is not None} for one in rows)
+    """One JSON object a line; columns without a value, or with NaN, are left out."""
+    kept = ({k: v for k, v in one.items() if v is not None and v == v} for one in rows)
     return "".join(json.dumps(one, allow_nan=False) + "\n" for one in kept)
 
 

@@ -95,9 +95,12 @@ def _model_rows(reader: Reader, base: Mapping[str, Any], groups: str | None) -> 
 
 def _groups(text: str, tokens: Sequence[str]) -> list[str | None]:
     """What the group of each token is called, of one level of a category file."""
-    path, level = (text, None) if Path(text).exists() else text.rpartition(":")[::2]
-    groups, names = read_categories(Path(path), tokens)
-    if level is None and len(groups) == 1:
+    path, level = Path(text), ""
+    before, _, behind = text.rpartition(":")
+    if not path.is_file() and Path(before).is_file():
+        path, level = Path(before), behind
+    groups, names = read_categories(path, tokens)
+    if not level and len(groups) == 1:
         (level,) = groups
     if level not in groups:
         said = f"it has no level {level}" if level else "it has several levels"

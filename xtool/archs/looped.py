@@ -80,7 +80,7 @@ INEXACT = [
         "a tied head is scaled by the norm before it, which the loops go through too",
     ),
 ]
-MAX_LOOPS = 1 << 16
+MAX_LOOPS, MAX_DIFFERENT = 1 << 16, 1 << 10
 PRESETS = {
     # The released runs of Leiay/looped_transformer (2023), and the grid of the follow-up study.
     "yang-linear": {
@@ -333,6 +333,11 @@ class _Entry:
             raise UsageError(
                 f"`loop_rank` is {c['loop_rank']}, it must be 0 to `d_model` ({c['d_model']})",
                 "more is no low rank: `--untied` gives each loop its own blocks",
+            )
+        if c.get("loop_rank") and c["n_loops"] > MAX_DIFFERENT:
+            raise UsageError(
+                f"`loop_rank` is for at most {MAX_DIFFERENT} loops, `n_loops` is {c['n_loops']}",
+                "leave it out: the loops share their blocks",
             )
         if c.get("loop_rank") and c.get("untied"):
             raise UsageError(

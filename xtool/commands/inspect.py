@@ -112,7 +112,7 @@ def inspect(
     wanted = Wanted(parts, spectrum, similarity, tokens, groups, data, split, where or [], form)
     if wanted and (as_json or examples):
         raise UsageError("`--json` and `--examples` are not for rows", "`--format jsonl` is")
-    if groups and not tokens:
+    if groups is not None and not tokens:
         raise UsageError("`--groups` is for `--tokens`")
     if not wanted and (data or where or form):
         raise UsageError(

@@ -92,10 +92,12 @@ def plot(
     from xtool.plots import _draw
 
     asked = replace(_draw.request(chosen, name, x, y, by), pairs=pairs)
+    text = ""
+    if save_rows:
+        text = tables.render([*asked.rows, *asked.baselines], save_rows.suffix.lstrip("."))
     _draw.draw(asked, name, title, target)
     if save_rows:
-        found = [*asked.rows, *asked.baselines]
         with replacing(save_rows) as (file, _):
-            file.write(tables.render(found, save_rows.suffix.lstrip(".")).encode())
+            file.write(text.encode())
     notes.detail(f"{len(asked.rows)} rows of {asked.y}")
     write_stdout(f"{target}\n")

@@ -70,7 +70,7 @@ def orders(model: nn.Module, ours: Layout, split: Split) -> Orders:
         )
     before, after, handles = {}, _Mean(), []
     for name, module in model.named_modules():
-        if name.endswith((".mlp.down", ".attention.o")):
+        if name.endswith((".mlp.down", ".attention.o")) and hasattr(module, "weight"):
             before[name] = _Mean()
             handles.append(module.register_forward_pre_hook(_reading(before[name])))
         elif name.endswith(NORMS) and not name.startswith(f"{SIZE}."):

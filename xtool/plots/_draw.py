@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf", "html")
 # Okabe and Ito (2008): told apart with every kind of colour vision; markers differ too.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1A1A1A"]
 MARKERS = "osD^vPX"
 LINES = ("-", "--", ":", "-.")
 # Characters side by side below a picture, and what a marker with its space takes of them.

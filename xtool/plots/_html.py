@@ -6,6 +6,7 @@ and the rows it was drawn from, to save as CSV. `_page.html` is the template.
 
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
@@ -53,7 +54,10 @@ def html(figure: "Figure", title: str, rows: Sequence[Row]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = "<svg" + buffer.getvalue().decode().partition("<svg")[2]
-    panels = [_panel(axes) for axes in figure.axes if axes.axison]
+    every: list[Any] = [one for axes in figure.axes for one in (axes, *axes.child_axes)]
+    panels = [_panel(axes) for axes in every if axes.axison]
+    if len(panels) == 1:
+        panels[0]["title"] = ""  # the figure's own
     data = {"series": series, "panels": panels, "rows": _columns(rows)}
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     page = TEMPLATE.read_text(encoding="utf-8")
@@ -62,14 +66,14 @@ def html(figure: "Figure", title: str, rows: Sequence[Row]) -> bytes:
     return page.encode()
 
 
-def _name_series(figure: "Figure") -> dict[str, str]:
+def _name_series(figure: "Figure") -> dict[str, dict[str, str]]:
     """Give each legend entry a name in the picture, and tell in which colour its series is."""
-    found: dict[str, str] = {}
+    found: dict[str, dict[str, str]] = {}
     for legend in (*figure.legends, *(a.legend_ for a in figure.axes if a.legend_)):
         for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
             name = f"series_{len(found)}"
             text.set_gid(name)
-            found[name] = _colour(handle)
+            found[name] = {"colour": _colour(handle), "label": text.get_text()}
     return found
 
 
@@ -99,6 +103,7 @@ def _panel(axes: "Axes") -> dict[str, Any]:
     (left, bottom), (right, top) = box
     images = [_matrix(axes, image) for image in axes.images]
     return {
+        "title": axes.get_title(),
         "box": [left, top, right, bottom],
         "marks": [asdict(mark) for there in merged.values() for mark in there],
         "matrix": images[0] if images else None,
@@ -203,12 +208,17 @@ def _matrix(axes: "Axes", image: Any) -> dict[str, Any]:
     rows, columns = values.shape[:2]
     return {
         "box": [x, y, far, low],
-        "rows": [down.get(float(n), str(n)) for n in range(rows)],
-        "columns": [across.get(float(n), str(n)) for n in range(columns)],
+        "rows": [down.get(float(n), _middle(top, bottom, rows, n)) for n in range(rows)],
+        "columns": [across.get(float(n), _middle(left, right, columns, n)) for n in range(columns)],
         "values": [
             [round(float(one), 4) if np.isfinite(one) else None for one in line] for line in values
         ],
     }
+
+
+def _middle(first: float, last: float, cells: int, number: int) -> str:
+    """The whole number at which a cell stands on an axis without names."""
+    return str(math.floor(first + (number + 0.5) * (last - first) / cells))
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, Any]:
@@ -217,11 +227,15 @@ def _columns(rows: Sequence[Row]) -> dict[str, Any]:
     for name in columns_of(rows):
         # A number of more digits than a page counts with is text there.
         values = [_exact(one.get(name)) for one in rows]
-        kinds = {(type(value), value) for value in values}
-        if kinds != {(type(None), None)}:
+        kinds = {repr(value) for value in values}
+        if kinds != {"None"}:
             found["columns"][name] = values if len(kinds) > 1 else values[0]
     return found
 
 
 def _exact(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        return json.dumps(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return str(value) if isinstance(value, int) and abs(value) > EXACT else value

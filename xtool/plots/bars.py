@@ -26,12 +26,19 @@ def bars(axes: "Axes", request: Request) -> None:
     for number, name in enumerate(series):
         shift = (number - (len(series) - 1) / 2) * width
         colour = COLOURS[number % len(COLOURS)]
-        for place, group in enumerate(groups):
-            cell = cells.get((group, name) if request.by else (group,))
-            if cell is None:
-                continue
-            label = series_label(request.by, name) if request.by and group == groups[0] else None
-            axes.bar(place + shift, cell.value, width * 0.9, color=colour, label=label)
+        found = [
+            (place, cells[key])
+            for place, group in enumerate(groups)
+            if (key := (group, name) if request.by else (group,)) in cells
+        ]
+        axes.bar(
+            [place + shift for place, _ in found],
+            [cell.value for _, cell in found],
+            width * 0.9,
+            color=colour,
+            label=series_label(request.by, name) if request.by else None,
+        )
+        for place, cell in found:
             top = cell.value
             if cell.low is not None and cell.high is not None:
                 spread = error_bars([cell])

@@ -31,7 +31,7 @@ Sources = Mapping[int, Sequence[int]]
 def unroll(path: Path, out: Path) -> tuple[str, Proof]:
     """Give each loop of a looped model blocks of its own, equal to those that it had.
 
-    Without injection and loop norm the result is a `gpt`.
+    Without injection, loop norm and registers the result is a `gpt`.
 
     Returns:
         what changed, and the proof on the written file.
@@ -48,7 +48,10 @@ def unroll(path: Path, out: Path) -> tuple[str, Proof]:
             raise UsageError(f"{path}: its loops do not share blocks", "unroll a looped model")
         own, count = config["n_layers"], config["n_layers"] * config["n_loops"]
         new = config | {"n_layers": count, "untied": True, "loop_rank": 0}
-        if config["injection"] == "none" and not config["loop_norm"]:
+        if isinstance(config.get("d_ff"), list):
+            new["d_ff"] = config["d_ff"] * config["n_loops"]
+        plain = config["injection"] == "none" and not config["loop_norm"]
+        if plain and not config.get("registers"):
             new = _dials_of("gpt", new)
         said = f"n_layers {own} -> {count}, {new['arch']}, each loop with its own"
         sources = {layer: [layer % own] for layer in range(count)}
@@ -95,6 +98,13 @@ def fold(
             raise UsageError(f"`--rank` is {rank}, it must be 0 to {config['d_model']}")
         own = config["n_layers"] // loops
         new = config | {"n_layers": own, "untied": False, "loop_rank": rank}
+        if isinstance(each := config.get("d_ff"), list):
+            if each != each[:own] * loops:
+                raise UsageError(
+                    f"{path}: layers that would be one have different `d_ff`: {each}",
+                    "`xtool slice --d-ff` makes them alike",
+                )
+            new["d_ff"] = each[:own]
         if not untied:
             new |= {"n_loops": loops, "injection": "none", "loop_norm": False}
             new = _dials_of("looped", new)

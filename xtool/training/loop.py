@@ -177,9 +177,9 @@ class _Loop:
             # Gradients are averaged over processes, the batch's is their sum.
             (losses.sum() * processes.count).backward()  # type: ignore[no-untyped-call]
             found.append(losses.detach())
-        if self.who.nested:
-            # Sizes take turns; what no size of this step has is moved by its moments all the same,
-            # so that all parameters are as many steps old.
+        if self.who.nested or run.config.get("loop_rank"):
+            # Sizes and loops take turns; what none of this step has is moved by its moments all
+            # the same, so that all parameters are as many steps old.
             for parameter in run.model.parameters():
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
