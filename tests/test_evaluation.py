@@ -249,6 +249,15 @@ def test_a_page_says_what_is_drawn_and_holds_its_rows(
     assert not (models / "b.png").exists()
 
 
+def test_rows_that_are_piped_in_where_paths_are_read_are_named(
+    models: Path, xtool: Callable[..., Result]
+) -> None:
+    for form in ("csv", "jsonl"):
+        told = xtool("evaluate", "0.st", "--format", form).out
+        done = xtool("evaluate", "-", stdin=told)
+        assert (done.code, "standard input holds rows" in done.err) == (1, True)
+
+
 def test_two_series_at_one_point_both_say_what_they_are(
     xtool: Callable[..., Result], tmp_path: Path
 ) -> None:

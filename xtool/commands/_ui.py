@@ -113,7 +113,7 @@ def paths(given: Iterable[Path]) -> list[Path]:
     """The given paths; `-` stands for those on standard input, one a line.
 
     Raises:
-        XtoolError: nothing was given, or standard input was empty.
+        XtoolError: nothing was given, or standard input was empty or held rows.
     """
     out: list[Path] = []
     for path in given:
@@ -126,6 +126,11 @@ def paths(given: Iterable[Path]) -> list[Path]:
             raise XtoolError(
                 "standard input holds no path",
                 "the command before the pipe failed or wrote nothing",
+            )
+        if lines[0].startswith(("{", "label,")):
+            raise XtoolError(
+                "standard input holds rows, where paths of files are read",
+                "write the rows to a file and give that; `xtool plot -` reads them piped in",
             )
         out += found
     return out
