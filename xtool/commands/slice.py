@@ -59,7 +59,7 @@ def slice_(
     rank: Annotated[
         int | None,
         typer.Option(
-            help="With --fold: of what each loop keeps of its own matrices.",
+            help="With --fold: the rank of what each loop keeps of its difference from the mean.",
             rich_help_panel=MODEL,
         ),
     ] = None,
