@@ -675,6 +675,11 @@ def test_a_signal_while_a_file_is_written_is_one_line_and_leaves_nothing(
         return ""
 
     monkeypatch.setattr(writing, "_stream", stopped)
-    done = xtool("grow", "a.st", "--to", 32, "-o", "grown.st")
+    # A command in the background is born deaf to SIGINT, and so would this test be.
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        done = xtool("grow", "a.st", "--to", 32, "-o", "grown.st")
+    finally:
+        signal.signal(number, before)
     assert (done.code, done.err) == (130, "error: interrupted\n"), done
     assert [path.name for path in tmp_path.iterdir()] == ["a.st"]
