@@ -10,11 +10,12 @@ READY = $(VENV)/ready
 demo: $(READY)
 	PATH="$(BIN):$$PATH" bash examples/demo.sh "$(DEMO)"
 
+# Two workers share the cores: threads of their own in each would only wait for one another.
 test: lint
-	$(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 test-slow: $(READY)
-	$(BIN)/pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

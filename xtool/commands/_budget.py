@@ -54,14 +54,12 @@ class Where:
         data: the data file; None looks for that of the lineage.
         examples: how many of dev; None takes all.
         device: as it was asked for.
-        threads: of the CPU.
         replica: which of a file of several models.
     """
 
     data: Path | None
     examples: int | None
     device: str
-    threads: int | None
     replica: int | None
 
 
@@ -115,10 +113,8 @@ def _chosen(
     from xtool.archs import axes_of
     from xtool.evaluation.budgets import Sizes, choose, seconds
     from xtool.evaluation.search import Losses
-    from xtool.training.devices import threads_of
 
     budget = amount(kind, text)
-    threads_of(where.threads)
     score, device = _scorer(path, kind, where)
     sizes = Sizes(score.config)
     losses = Losses(lambda place: score(sizes.at(place)), sizes.most)

@@ -122,7 +122,7 @@ def slice_(
         from xtool.commands._budget import Where, slice_each
 
         beside = [*wanted, *(["fold"] if fold is not None else []), *(["sort"] if sort else [])]
-        where = Where(data, examples, device, threads, replica)
+        where = Where(data, examples, device, replica)
         slice_each(found, budgets, beside, where, out, force, notes)
         return
     if fold is not None:
