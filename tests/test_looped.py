@@ -497,6 +497,30 @@ def test_errors_by_loops_and_by_examples_beside_least_squares(xtool: Run) -> Non
     assert max(exact[3:]) < 1e-9, "enough pairs tell a linear function"
 
 
+@pytest.mark.usefixtures("trained")
+def test_differences_are_told_apart_as_scores_are(xtool: Run) -> None:
+    plain = ["train", "r.st", "--d-model", 16, "--n-heads", 2, "--steps", 2, "-o", "plain.st"]
+    assert xtool(*plain, "--eval-every", 2).code == 0
+    other = [*TRAIN, "--steps", 2, "--eval-every", 2, "--n-loops", 3, "--loops-from", 3]
+    assert xtool(*other, "-o", "other.st").code == 0
+    looks = ["--loops", "1:5", "--by-examples", "--format", "jsonl"]
+    for against, looped in (("plain", False), ("other", True)):
+        done = xtool("evaluate", "l.st", "--against", f"{against}.st", *looks)
+        theirs = xtool("evaluate", f"{against}.st", *(looks if looped else looks[2:]))
+        assert (done.code, theirs.code) == (0, 0), done.err + theirs.err
+        cells: dict[tuple[Any, ...], float] = {}
+        for line in (*done.out.splitlines(), *theirs.out.splitlines()):
+            r = json.loads(line)
+            cells[r["metric"], r["label"], r.get("loops"), r.get("examples")] = r["value"]
+        for loops in (None, *range(1, 6)):
+            for examples in range(6) if loops else (None,):
+                ours = cells["squared_error", "l", loops, examples]
+                least = cells["squared_error", against, loops if looped else None, examples]
+                found = cells["squared_error_difference", "l", loops, examples]
+                assert found == pytest.approx(ours - least, abs=1e-9)
+    assert xtool("evaluate", "plain.st", *looks).code == 2, "it alone has no loops"
+
+
 def test_looks_between_loops_are_drawn_and_never_averaged_in_silence(
     xtool: Run, trained: Path
 ) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xtool.archs import (
+    Loops,
     Size,
     axes_of,
     count_size,
@@ -19,12 +20,12 @@ from xtool.archs import (
     sizes_of,
 )
 from xtool.archs import count as parameters
-from xtool.averages import BASELINES
 from xtool.axes import SIZES
 from xtool.config import check_model
 from xtool.dataset import Dataset, Drawn, find_data
 from xtool.errors import UsageError, XtoolError
 from xtool.evaluation.details import Detail, DetailRequest, details
+from xtool.evaluation.differences import counterpart, differences
 from xtool.evaluation.score import columns_of_model, score_rows, scores
 from xtool.evaluation.sizes import (
     SizeRequest,
@@ -37,7 +38,6 @@ from xtool.evaluation.sizes import (
 from xtool.evaluation.trace import trace, trace_rows
 from xtool.header import Header
 from xtool.inputs import decode, read_bytes
-from xtool.intervals import estimate, p_value
 from xtool.layers._trace import Trace
 from xtool.rows import Row, read, row
 from xtool.storage import Source
@@ -79,7 +79,7 @@ class Evaluator:
         self.asked, self.sizes = asked, sizes or SizeRequest()
         self.data, self.splits, self.device, self.trace = data, splits, device, trace
         self._read: dict[Path, Dataset] = {}
-        self._kept: dict[tuple[Path, int, Path, str], Scored] = {}
+        self._kept: dict[tuple[Path, int, Path, str, bool], Scored] = {}
         self._axes: list[str] = []
 
     def rows(self, path: Path, label: str | None, against: Sequence[Path] = ()) -> list[Row]:
@@ -143,7 +143,7 @@ class Evaluator:
         scored = self._scores(path, replica or 0, data, size)
         header, params, found, traces, detailed, speeds = scored
         against = pair[0] if pair else None
-        other = self._scores(*pair, data) if pair else None
+        other = self._scores(*pair, data, paired=True) if pair else None
         if other and other.header.config["context"] != header.config["context"]:
             raise XtoolError(
                 f"{path} has `context` {header.config['context']}, {against} "
@@ -160,6 +160,10 @@ class Evaluator:
             base |= {"replica": replica, "seed": base["seed"] + replica}
         if size:
             base["size"] = size.label
+        named = {}
+        if other and against:
+            label = other.header.training.get("label")
+            named["against"] = label or against.name.removesuffix(".st")
         out = []
         for split, metrics in found.items():
             out += score_rows(metrics, split=split, **base)
@@ -172,12 +176,14 @@ class Evaluator:
                 if "label" in columns:  # an exact method's, the same beside every model
                     own = {name: base[name] for name in ("task", "data")}
                 out += score_rows(cell, split=split, **columns, **own)
+                if other and "label" not in columns:
+                    theirs = counterpart(
+                        columns, other.details.get(split, []), other.metrics[split]
+                    )
+                    out += differences(cell, theirs, split=split, **columns, **named, **own)
             out += trace_rows(traces.get(split, []), self.trace == "maps", split=split, **base)
-            if other and against:
-                name = other.header.training.get("label") or against.name.removesuffix(".st")
-                out += _differences(
-                    metrics, other.metrics[split], split=split, against=name, **base
-                )
+            if other:
+                out += differences(metrics, other.metrics[split], split=split, **named, **base)
         return out
 
     def loss(self, path: Path, size: Size) -> float:
@@ -198,14 +204,22 @@ class Evaluator:
         check_model(header.config, str(path))
         return find_data(header, [path.parent, Path.cwd()])
 
-    def _scores(self, path: Path, replica: int, data: Path, size: Size | None = None) -> Scored:
-        """The header, parameters and scores by split of a model; each is computed once."""
-        key = (path, replica, data, size.label if size else "")
+    def _scores(
+        self, path: Path, replica: int, data: Path, size: Size | None = None, paired: bool = False
+    ) -> Scored:
+        """The header, parameters and scores by split of a model; each is computed once.
+
+        One that others stand beside need not loop where they do.
+        """
+        paired = paired and bool(self.asked and self.asked.looped)
+        key = (path, replica, data, size.label if size else "", paired)
         if key not in self._kept:
-            self._kept[key] = self._score(path, replica, data, size)
+            self._kept[key] = self._score(path, replica, data, size, paired)
         return self._kept[key]
 
-    def _score(self, path: Path, replica: int, data_path: Path, size: Size | None) -> Scored:
+    def _score(
+        self, path: Path, replica: int, data_path: Path, size: Size | None, paired: bool
+    ) -> Scored:
         changes = size.changes if size else {}
         header, _, model = read_model(path, replica, size=changes)
         large = read_model(path, replica, verify=False)[2].to(self.device) if changes else None
@@ -227,8 +241,10 @@ class Evaluator:
                 found[split]["group_excess"] = over_groups(model, chosen, groups)
             if self.sizes.speed:
                 speeds[split] = tokens_per_second(model, chosen)
-            if self.asked:
-                detailed[split] = details(model, task, chosen, self.asked)
+            if asked := self.asked:
+                if paired and not isinstance(model, Loops):
+                    asked = DetailRequest(by_examples=asked.by_examples)
+                detailed[split] = details(model, task, chosen, asked)
             if self.trace:
                 traces[split] = trace(model, chosen)
         # Gains of the sizes inside are no part of what a size runs on.
@@ -253,28 +269,6 @@ def _twin(config: Mapping[str, Any], size: Size | None, others: Sequence[Path]) 
         if all(theirs.get(name) == wanted.get(name) for name in SIZES):
             return path
     return None
-
-
-def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor], **columns: Any) -> list[Row]:
-    """The mean of the paired differences over examples, with interval and p-value."""
-    out = []
-    for metric in ours:
-        if metric not in theirs or metric in BASELINES:
-            continue
-        pairs = (ours[metric] - theirs[metric]).tolist()
-        mean = estimate(pairs)
-        out.append(
-            row(
-                metric=f"{metric}_difference",
-                value=mean.value,
-                low=mean.low,
-                high=mean.high,
-                n=mean.n,
-                p_value=p_value(pairs),
-                **columns,
-            )
-        )
-    return out
 
 
 def _seconds(header: Header, path: Path) -> dict[str, float | None]:

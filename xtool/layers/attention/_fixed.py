@@ -8,7 +8,6 @@ are those of `_windows`, or on request those of `_flex`.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xtool.layers.attention._flex import flex
-from xtool.layers.attention._kernel import FLEX, is_chosen, within
+from xtool.layers.attention._kernel import FLEX, cached, is_chosen, within
 from xtool.layers.attention._windows import local
 
 FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -174,7 +173,7 @@ def _add(
         into[:, :, (low + i) * block : (high + i) * block] += shaped[:, :, :, place].flatten(2, 3)
 
 
-@lru_cache(maxsize=64)
+@cached
 def _mask(
     span: Span, window: int, block: int, causal: bool, dtype: torch.dtype
 ) -> Float[Tensor, "1 1 b S"]:

@@ -5,7 +5,8 @@ Which is faster depends on processor and shape, so a run chooses one; see `xtool
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int64, Integer
@@ -18,6 +19,19 @@ _chosen = [KERNELS[0]]
 _masked = [False]
 
 Dropout = Callable[[Tensor, float], Tensor]
+Made = TypeVar("Made")
+
+
+def cached(make: Callable[..., Made]) -> Callable[..., Made]:
+    """Keep a function's last results; a model that is compiled has them made inside it."""
+    kept = lru_cache(maxsize=64)(make)
+
+    @wraps(make)
+    def made(*args: Any) -> Made:
+        # torch warns of a cache inside what it compiles, and passes it by.
+        return make(*args) if torch.compiler.is_compiling() else kept(*args)
+
+    return made
 
 
 @contextmanager
@@ -121,7 +135,7 @@ def for_each(keys: Float[Tensor, "B G S K"], heads: int) -> Float[Tensor, "B H S
     return keys.repeat_interleave(group, -3) if group > 1 else keys
 
 
-@lru_cache(maxsize=8)
+@cached
 def distances(queries: int, keys: int, device: torch.device) -> Int64[Tensor, "T S"]:
     """How far before its query each key stands, 0 for its own, negative after it.
 
@@ -132,7 +146,7 @@ def distances(queries: int, keys: int, device: torch.device) -> Int64[Tensor, "T
         return places[keys - queries :, None] - places
 
 
-@lru_cache(maxsize=8)
+@cached
 def seen(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "T S"]:
     """Whether a key stands no later than the query."""
     with torch.inference_mode(False):
@@ -153,7 +167,7 @@ def within(
     return near & (far >= 0) if causal else near
 
 
-@lru_cache(maxsize=8)
+@cached
 def _future(
     queries: int, keys: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "T S"]:

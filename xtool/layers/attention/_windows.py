@@ -11,7 +11,6 @@ weights again, so that neither T x T scores nor the weights of all windows are e
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from xtool.layers.attention._kernel import distances
+from xtool.layers.attention._kernel import cached, distances
 
 BLOCK = 64  # queries
 AT_ONCE = 1 << 18  # pairs
@@ -141,7 +140,7 @@ def _whole(x: Float[Tensor, "M b K"], like: Float[Tensor, "B H T _"]) -> Float[T
     return x.view(*like.shape[:2], -1, x.shape[-1])[:, :, : like.shape[2]]
 
 
-@lru_cache(maxsize=64)
+@cached
 def _far(
     block: int, back: int, ahead: int, ramp: int, causal: bool, dtype: torch.dtype, device: Any
 ) -> Float[Tensor, "b S"]:
