@@ -78,7 +78,11 @@ class Verdict:
     found: str
 
 
-def verdicts(attention: str, laws: Sequence[Law] | None = None) -> Iterator[Verdict]:
+def verdicts(
+    attention: str,
+    laws: Sequence[Law] | None = None,
+    settings: Sequence[Mapping[str, Any]] = SETTINGS,
+) -> Iterator[Verdict]:
     """Each law in turn, or those that are given, over its settings; none after a failed first one.
 
     That is the law of the tensors: a variant that cannot be built breaks all others too.
@@ -89,7 +93,7 @@ def verdicts(attention: str, laws: Sequence[Law] | None = None) -> Iterator[Verd
             return
         found = []
         try:
-            for setting in SETTINGS[: law.settings]:
+            for setting in (one for one in SETTINGS[: law.settings] if one in settings):
                 found.append(law.check(attention, setting))
         except XtoolError as error:
             buildable = law.check is not _axes
