@@ -24,6 +24,7 @@ from xtool.dataset import Split
 from xtool.errors import UsageError
 from xtool.evaluation.details import DetailRequest, details
 from xtool.header import Header
+from xtool.storage import Source
 from xtool.surgery.loops import fold, unroll
 from xtool.tasks import Shape
 from xtool.tasks.regression import Regression
@@ -452,6 +453,37 @@ def test_training_flops_count_the_loops_of_the_loss_three_times() -> None:
     assert looped.training_flops(one) == 3 * looped.flops(one)
     both = looped.training_flops(config) / looped.training_flops({**config, "loss_loops": 20})
     assert both == pytest.approx(40 / 60, abs=0.01)
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_ramp_costs_what_each_of_its_steps_does(xtool: Run, tmp_path: Path) -> None:
+    def spent(out: str, *args: object) -> tuple[int, int]:
+        """FLOPs of the run, and of its whole lineage."""
+        assert xtool("train", *args, "--eval-every", 99, "-o", out).code == 0
+        with Source(tmp_path / out) as source:
+            progress = source.require_header("model").training["progress"]
+        return progress["flops"], progress["lineage_flops"]
+
+    ramp = [*TRAIN[1:], "--loops-from", 2, "--loops-every", 2, "--bias", "all"]
+    each = {
+        loops: spent(f"{loops}.st", *TRAIN[1:], "--bias", "all", "--n-loops", loops, "--steps", 1)[
+            0
+        ]
+        for loops in (2, 3, 4)
+    }
+    first = 2 * each[2] + 2 * each[3] + each[4]
+    assert spent("a.st", *ramp, "--steps", 5) == (first, first)
+    assert spent("b.st", *ramp, "--steps", 3) == (first - each[3] - each[4],) * 2
+    later = each[3] + 2 * each[4]
+    assert spent("c.st", "--from", "b.st", "--steps", 3, "--batch-size", 8) == (
+        later,
+        first - each[3] - each[4] + later,
+    )
+    for budget, steps in ((first, 5), (first - 1, 4), (each[2] - 1, 0)):
+        limits = ["--max-flops", budget, "--steps", 9, "--force"]
+        assert xtool("train", *ramp, *limits, "-o", "d.st").code == 0
+        with Source(tmp_path / "d.st") as source:
+            assert source.require_header("model").training["progress"]["steps"] == steps
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from xtool.archs._contracts import (
     Loops,
     Model,
     Noting,
+    Ramped,
     Stepped,
     TrainingFlops,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "Loops",
     "Model",
     "Noting",
+    "Ramped",
     "Size",
     "Stage",
     "Stepped",

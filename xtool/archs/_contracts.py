@@ -126,6 +126,17 @@ class TrainingFlops(Protocol):
 
 
 @runtime_checkable
+class Ramped(Protocol):
+    """An architecture that trains less of itself in its first steps."""
+
+    def phases(self, config: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """From which step of the lineage on it costs what it would with which changes.
+
+        The first is of step 0.
+        """
+
+
+@runtime_checkable
 class Noting(Protocol):
     """An architecture that has something to say on dials that do less than they seem to."""
 

@@ -368,7 +368,7 @@ class _Entry:
     def training_flops(self, config: Mapping[str, Any]) -> int:
         """Every loop forward, those of the loss and their heads backward too.
 
-        Loops that are drawn count as their mean; a ramp as if it were over.
+        Loops that are drawn count as their mean; a ramp as if it were over, see `phases`.
         """
         loop, rest = self._parts(config)
         drawn = config["loops_by"] == "random"
@@ -379,6 +379,18 @@ class _Entry:
             for loops, last in ((n, min(last_of(config), n)) for n in counts)
         ]
         return int(sum(each) // len(each))
+
+    def phases(self, config: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The numbers of loops of a ramp."""
+        loops, fewest = config["n_loops"], fewest_of(config)
+        if config["loops_by"] == "random":
+            fewest = loops
+        for more in range(loops - fewest):
+            changes = {"n_loops": fewest + more, "loops_from": None}
+            if config.get("untied"):
+                changes["n_layers"] = config["n_layers"] // loops * (fewest + more)
+            yield more * config["loops_every"], changes
+        yield (loops - fewest) * config["loops_every"], {}
 
     def _parts(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """Of one loop, its difference as if applied to its input, and of what is outside them."""

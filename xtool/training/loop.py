@@ -311,7 +311,7 @@ class _Loop:
         run, at = self.run, self.run.position
         size = int(run.dials["batch_size"])
         cost = {"tokens": size * run.config["context"]}
-        cost["flops"] = run.flops * size
+        cost["flops"] = run.cost(at.step - 1) * size
         said = {"lr": run.dials["lr"] * self._factor(at.step - 1)}
         if run.dials["clip"] > 0:
             said["clipped"] = at.clipped[replica] / at.loss_count

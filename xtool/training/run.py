@@ -1,8 +1,10 @@
 """A run: what is trained on what, and where it stands; values only, the loop does the work."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -14,6 +16,7 @@ from xtool.header import Header, Training
 from xtool.lineage import Step
 from xtool.rows import Row
 from xtool.tasks import Task
+from xtool.training.costs import costs_of
 from xtool.training.optimizers import Slot
 from xtool.training.parallel import Processes
 
@@ -58,7 +61,6 @@ class Run:
         task: what scores it.
         data: the examples.
         dials: every training dial.
-        flops: of training on one example.
         before: `progress` of the lineage so far.
         lineage: the steps so far and this one.
         out: the model's path.
@@ -76,7 +78,6 @@ class Run:
     task: Task
     data: Dataset
     dials: Mapping[str, Any]
-    flops: int
     before: Mapping[str, Any]
     lineage: list[Step]
     out: Path
@@ -110,17 +111,35 @@ class Run:
     @property
     def total_steps(self) -> int:
         """Where the run ends: by steps, else epochs, and never beyond the budget of FLOPs."""
-        dials = self.dials
-        if dials["steps"] is not None:
-            wanted = int(dials["steps"])
-        else:
-            wanted = round(float(dials["epochs"]) * self.steps_per_epoch)
-        if dials["max_flops"] is None:
-            return wanted
-        left = float(dials["max_flops"]) - int(self.before.get("lineage_flops", 0))
-        examples = max(0, int(left // self.flops))
-        epochs, rest = divmod(examples, len(self.data.split("train")))
-        return min(wanted, epochs * self.steps_per_epoch + rest // int(dials["batch_size"]))
+        limit = self.dials["max_flops"]
+        if limit is None:
+            return self._wanted
+        left = float(limit) - int(self.before.get("lineage_flops", 0))
+        return max(0, bisect_right(range(self._wanted + 1), left, key=self.flops) - 1)
+
+    @property
+    def _wanted(self) -> int:
+        """Steps that are asked for."""
+        if self.dials["steps"] is not None:
+            return int(self.dials["steps"])
+        return round(float(self.dials["epochs"]) * self.steps_per_epoch)
+
+    @cached_property
+    def costs(self) -> list[tuple[int, int]]:
+        """From which step of the lineage on training on one example takes how many FLOPs."""
+        return costs_of(self.config, self.steps_before + self._wanted)
+
+    def flops(self, step: int) -> int:
+        """Training FLOPs of `step` steps."""
+        found, ends = 0, [first for first, _ in self.costs[1:]]
+        for (first, cost), end in zip(self.costs, [*ends, math.inf], strict=True):
+            own = [min(step, max(0, at - self.steps_before)) for at in (first, end)]
+            found += cost * (self.examples(int(own[1])) - self.examples(int(own[0])))
+        return found
+
+    def cost(self, step: int) -> int:
+        """FLOPs of training on one example in the step after `step` steps."""
+        return next(c for first, c in reversed(self.costs) if first <= self.steps_before + step)
 
     def examples(self, step: int) -> int:
         """Training examples seen after `step` steps."""
@@ -133,7 +152,7 @@ class Run:
         own = {
             "steps": step,
             "epochs": round(self.examples(step) / len(self.data.split("train")), 6),
-            "flops": self.flops * self.examples(step),
+            "flops": self.flops(step),
         }
         whole = {f"lineage_{k}": v + self.before.get(f"lineage_{k}", 0) for k, v in own.items()}
         return own | whole

@@ -16,7 +16,6 @@ from xtool.archs import (
     start,
     start_gains,
     start_sizes,
-    training_flops,
 )
 from xtool.axes import REPLICAS, Layout, layout, one_model
 from xtool.checkpoint import model_reader
@@ -110,7 +109,6 @@ def set_up(
         task=task_of(data.header, "data"),
         data=data,
         dials=final,
-        flops=training_flops(config),
         before=before,
         lineage=[*steps, _step(config, was, final, inputs)],
         out=out,
