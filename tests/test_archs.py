@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from xtool import registry
-from xtool.archs import architecture, build, count, read_model, start, stored_names, training_flops
+from xtool.archs import architecture, build, count, read_model, start, stored_names
 from xtool.axes import layout
 from xtool.checkpoint import save
 from xtool.config import check_model, model_options
@@ -21,6 +21,7 @@ from xtool.layers.initial import initial
 from xtool.layers.mlp import FUNCTIONS
 from xtool.layers.positions import frequencies, table, turned
 from xtool.training.configs import preset
+from xtool.training.costs import training_flops
 from xtool.training.dials import CONTEXT, REPORT, RESULT
 from xtool.training.replicas import Replicas
 

@@ -13,21 +13,21 @@ import torch
 from conftest import Result, configuration
 from torch import Tensor, nn
 
-import xtool.archs._nest as nest
 from xtool.archs import (
     Child,
     build,
     canonical,
     count,
     is_trained,
+    label_of,
     parse_size,
     read_model,
+    size_of,
     sized,
     sizes_of,
     start,
     start_sizes,
     stored_names,
-    training_flops,
 )
 from xtool.averages import paired
 from xtool.axes import fixed, layout
@@ -38,6 +38,7 @@ from xtool.rows import row
 from xtool.surgery.slice import slice_model
 from xtool.tasks import Shape
 from xtool.training import loop
+from xtool.training.costs import training_flops
 from xtool.training.replicas import Replicas
 
 Run = Callable[..., Result]
@@ -109,7 +110,7 @@ def equal(seed: int, folder: Path) -> bool:
     """Whether a random size through the file gives the logits of the parent in that size."""
     dials, changes, dtype = drawn(seed)
     config, model = made(dials, dtype)
-    size = parse_size(nest.label_of(changes), config) if changes else nest.size_of(config, {})
+    size = parse_size(label_of(changes), config) if changes else size_of(config, {})
     draw = random.Random(seed)
     rows = draw.choice([(1, 1), (1, 12), (3, 12), (2, 5)])
     inputs = torch.randint(21, rows, generator=torch.Generator().manual_seed(seed))

@@ -32,25 +32,14 @@ from xtool.archs._making import (
     flops,
     start,
     stored_names,
-    whole_training_flops,
 )
 from xtool.archs._nest import (
-    HEAD,
     SIZE,
-    Size,
-    axes_of,
     canonical,
     inner,
     is_trained,
-    label_of,
-    parse_size,
     place_of,
     require_size,
-    same_size,
-    size_of,
-    sized,
-    sizes_of,
-    training_flops,
     weights_of,
 )
 from xtool.archs._reading import (
@@ -60,6 +49,17 @@ from xtool.archs._reading import (
     read_model,
     require_names,
     stored_stages,
+)
+from xtool.archs._sizes import (
+    HEAD,
+    Size,
+    axes_of,
+    label_of,
+    parse_size,
+    same_size,
+    size_of,
+    sized,
+    sizes_of,
 )
 
 __all__ = [
@@ -111,7 +111,5 @@ __all__ = [
     "start_sizes",
     "stored_names",
     "stored_stages",
-    "training_flops",
     "weights_of",
-    "whole_training_flops",
 ]

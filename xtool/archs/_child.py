@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from xtool.archs._making import build, count, empty
-from xtool.archs._nest import HEAD, SIZE, place_of, sized, sizes_of
+from xtool.archs._nest import SIZE, place_of
+from xtool.archs._sizes import HEAD, sized, sizes_of
 from xtool.axes import Layout, layout
 from xtool.gather import prefixes
 from xtool.layers.head import Head

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from xtool import registry
-from xtool.archs._contracts import Architecture, TrainingFlops
+from xtool.archs._contracts import Architecture
 from xtool.axes import Layout
 from xtool.config import SHAPE
 from xtool.errors import UsageError, XtoolError
@@ -32,23 +32,6 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
 def flops(config: Mapping[str, Any]) -> int:
     """Operations of one forward pass over one example."""
     return architecture(config).flops(config)
-
-
-def whole_training_flops(config: Mapping[str, Any]) -> int:
-    """Operations of training the whole model on one example, with no size nested in it.
-
-    They are those of three forward passes, or what the architecture says.
-
-    Raises:
-        XtoolError: an architecture of a user's own gives no whole number above 0.
-    """
-    arch = architecture(config)
-    if isinstance(arch, TrainingFlops):
-        return arch.training_flops(config)
-    found = arch.flops(config)
-    if not isinstance(found, int) or found < 1:
-        raise XtoolError(f"{config['arch']}: `flops` gives {found!r}, not a whole number above 0")
-    return FORWARD_AND_BACKWARD * found
 
 
 def checked(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from torch.func import functional_call
 from xtool.archs._child import build_size, head_config, source_of
 from xtool.archs._contracts import Model
 from xtool.archs._making import build, empty, stored_names
-from xtool.archs._nest import HEAD, place_of, sized
+from xtool.archs._nest import place_of
+from xtool.archs._sizes import HEAD, sized
 from xtool.axes import Layout, layout
 from xtool.checkpoint import Reader, model_reader
 from xtool.errors import XtoolError
