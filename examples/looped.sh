@@ -5,7 +5,8 @@
 #   examples/looped.sh [OUT]           the study's sizes, three seeds of 20,000 steps: for a GPU
 #   examples/looped.sh --fast [OUT]    two seeds, tiny, some of the questions: a minute
 #
-# QUESTIONS chooses questions; SEEDS, STEPS, DIMS, POINTS, WIDTH, HEADS, LOOPS, WINDOW, LR and JOBS are what they say.
+# QUESTIONS chooses questions; SEEDS, STEPS, DIMS, POINTS, WIDTH, HEADS, LOOPS, WINDOW, LR and JOBS are what they say, and
+# MORE are arguments of every training, such as `--optimizer muon --precision bf16 --compile`.
 set -euo pipefail
 source "$(dirname "$0")/_run.sh"
 seeds=${SEEDS:-0 1 2} steps=${STEPS:-20000} jobs=${JOBS:-2}
@@ -18,7 +19,7 @@ if [ "${1:-}" = --fast ]; then
     grid="2 4" windows="2 4" layers="1 2" questions="twin grid tokens"
 fi
 base=(--steps "$steps" --eval-every "$((steps / 10))" --batch-size 64 --lr "${LR:-1e-3}" --warmup "$((steps / 20))"
-    --schedule cosine --clip 1 --reach squared_error=0.9 --d-model "$width" --n-heads "$heads" --bias all)
+    --schedule cosine --clip 1 --reach squared_error=0.9 --d-model "$width" --n-heads "$heads" --bias all ${MORE:-})
 
 mkdir -p "${1:-looped}" && cd "${1:-looped}"
 data=prompts.st
@@ -29,7 +30,8 @@ looped() { run "$1" "$2" "${base[@]}" --arch looped --n-loops "$3" --loss-loops 
 # twins: what both `twin` and `tokens` look at
 twins() {
     looped fixed twin "$loops" "$window"
-    looped random twin "$loops" "$window" --loops-by random --loops-from "$((loops / 4))"
+    # Half to one and a half times as many loops: as many on average, and what they come to has to stay.
+    looped random twin "$((loops * 3 / 2))" "$window" --loops-by random --loops-from "$((loops / 2))"
 }
 models() { for file in "$1"-*-?.st; do [[ $file == *.resume.st ]] || echo "$file"; done; }
 

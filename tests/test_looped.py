@@ -23,12 +23,14 @@ from xtool.checkpoint import save
 from xtool.dataset import Split
 from xtool.errors import UsageError
 from xtool.evaluation.details import DetailRequest, details
+from xtool.evaluation.differences import Counterparts
 from xtool.header import Header
 from xtool.storage import Source
 from xtool.surgery.loops import fold, unroll
 from xtool.tasks import Shape
 from xtool.tasks.regression import Regression
 from xtool.training import loop
+from xtool.training.costs import costs_of, training_flops
 
 Run = Callable[..., Result]
 PROMPTS = Shape(None, 14, 1, 5)  # 7 points of 5 numbers
@@ -449,41 +451,83 @@ def test_loops_of_training_are_fixed_ramped_or_drawn() -> None:
 
 def test_training_flops_count_the_loops_of_the_loss_three_times() -> None:
     config = configuration("looped", PROMPTS, n_layers=1, n_loops=20, loss_loops=10)
-    looped, one = (architecture(config), {**config, "n_loops": 1, "loss_loops": 1})
-    assert looped.training_flops(one) == 3 * looped.flops(one)
-    both = looped.training_flops(config) / looped.training_flops({**config, "loss_loops": 20})
+    one = {**config, "n_loops": 1, "loss_loops": 1}
+    assert training_flops(one) == 3 * architecture(config).flops(one)
+    both = training_flops(config) / training_flops({**config, "loss_loops": 20})
     assert both == pytest.approx(40 / 60, abs=0.01)
 
 
-@pytest.mark.usefixtures("trained")
-def test_a_ramp_costs_what_each_of_its_steps_does(xtool: Run, tmp_path: Path) -> None:
-    def spent(out: str, *args: object) -> tuple[int, int]:
-        """FLOPs of the run, and of its whole lineage."""
-        assert xtool("train", *args, "--eval-every", 99, "-o", out).code == 0
-        with Source(tmp_path / out) as source:
-            progress = source.require_header("model").training["progress"]
-        return progress["flops"], progress["lineage_flops"]
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"loops_every": 3},
+        {"loops_every": 3, "loops_from": 2},
+        {"loops_every": 3, "loops_from": 2, "n_layers": 8, "untied": True},
+        {"loops_every": 3, "loops_from": 1, "loss_loops": 2, "nest": "d_model=8"},
+        {"loops_every": 3, "loops_from": 2, "n_layers": 8, "untied": True, "nest": "n_layers=4"},
+    ],
+)
+def test_a_step_costs_what_a_model_of_its_loops_does(more: dict[str, Any]) -> None:
+    config = configuration("looped", PROMPTS, n_loops=4, **more)
+    model = build(config)
+    costs = costs_of(config)
+    assert costs[0][0] == 0
+    for step in range(14):
+        model.at_step(step)
+        now = {"n_loops": model.trained, "loops_from": None}
+        if more.get("untied"):
+            now["n_layers"] = config["n_layers"] // 4 * model.trained
+            if more.get("nest"):
+                now["nest"] = f"n_layers={model.trained}"
+        found = next(cost for first, cost in reversed(costs) if first <= step)
+        assert found == training_flops({**config, **now}), step
 
-    ramp = [*TRAIN[1:], "--loops-from", 2, "--loops-every", 2, "--bias", "all"]
-    each = {
-        loops: spent(f"{loops}.st", *TRAIN[1:], "--bias", "all", "--n-loops", loops, "--steps", 1)[
-            0
-        ]
-        for loops in (2, 3, 4)
-    }
-    first = 2 * each[2] + 2 * each[3] + each[4]
-    assert spent("a.st", *ramp, "--steps", 5) == (first, first)
-    assert spent("b.st", *ramp, "--steps", 3) == (first - each[3] - each[4],) * 2
-    later = each[3] + 2 * each[4]
-    assert spent("c.st", "--from", "b.st", "--steps", 3, "--batch-size", 8) == (
-        later,
-        first - each[3] - each[4] + later,
+
+def test_loops_that_are_drawn_cost_their_mean() -> None:
+    config = configuration("looped", PROMPTS, n_loops=4, loops_from=2, loops_by="random")
+    each = [training_flops({**config, "n_loops": n, "loops_from": None}) for n in (2, 3, 4)]
+    assert costs_of(config) == [(0, sum(each) // 3)]
+
+
+RAMP = ["--loops-from", 2, "--loops-every", 2]
+
+
+def progress_of(path: Path) -> dict[str, Any]:
+    with Source(path) as source:
+        return dict(source.require_header("model").training["progress"])
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_run_sums_what_its_steps_cost_and_one_that_goes_on_too(
+    xtool: Run, tmp_path: Path
+) -> None:
+    each = {}
+    for loops in (2, 3, 4):
+        assert xtool(*TRAIN, "--n-loops", loops, "--steps", 1, "-o", f"{loops}.st").code == 0
+        each[loops] = progress_of(tmp_path / f"{loops}.st")["flops"]
+    assert xtool(*TRAIN, *RAMP, "--steps", 3, "-o", "a.st").code == 0
+    first, own = 2 * each[2] + each[3], each[3] + 2 * each[4]
+    assert progress_of(tmp_path / "a.st")["flops"] == first
+    more = ["--from", "a.st", "--batch-size", 8, "--watch"]
+    assert xtool("train", *more, "--steps", 3, "-o", "b.st").code == 0
+    found = progress_of(tmp_path / "b.st")
+    assert (found["flops"], found["lineage_flops"]) == (own, first + own)
+    rows = [json.loads(one) for one in (tmp_path / "b.rows.jsonl").read_text().splitlines()]
+    flops, tokens = (
+        next(r["value"] for r in rows if r["metric"] == f"{unit}_per_second")
+        for unit in ("flops", "tokens")
     )
-    for budget, steps in ((first, 5), (first - 1, 4), (each[2] - 1, 0)):
-        limits = ["--max-flops", budget, "--steps", 9, "--force"]
-        assert xtool("train", *ramp, *limits, "-o", "d.st").code == 0
-        with Source(tmp_path / "d.st") as source:
-            assert source.require_header("model").training["progress"]["steps"] == steps
+    assert flops / tokens == pytest.approx(own / (3 * 8 * 12))
+    for budget, steps in ((own, 3), (own - 1, 2), (each[3] - 1, 0)):
+        limits = ["--steps", 9, "--max-flops", first + budget, "--force"]
+        assert xtool("train", *more, *limits, "-o", "c.st").code == 0
+        assert progress_of(tmp_path / "c.st")["steps"] == steps
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_budget_ends_any_number_of_epochs(xtool: Run) -> None:
+    limits = ["--epochs", 1e15, "--max-flops", 1e12, "--batch-size", 1, "--dry-run"]
+    assert xtool(*TRAIN, *limits).code == 0
 
 
 @pytest.fixture(scope="module")
@@ -527,6 +571,30 @@ def test_errors_by_loops_and_by_examples_beside_least_squares(xtool: Run) -> Non
     exact = [r["value"] for r in rows if r["label"] == "least squares"]
     assert len(exact) == 6
     assert max(exact[3:]) < 1e-9, "enough pairs tell a linear function"
+
+
+def test_the_counterpart_of_a_score_is_the_others_under_the_same_conditions() -> None:
+    def cell(value: float, **columns: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return columns, {"loss": torch.tensor([value]).double()}
+
+    def of(details: list[Any], **columns: Any) -> float | None:
+        found = Counterparts(details, {"loss": torch.zeros(1).double()}).of(columns)
+        return float(found["loss"]) if found else None
+
+    plain = [cell(1, examples=0), cell(2, examples=1)]
+    assert of(plain, loops=3, n_loops=4, examples=1) == 2
+    assert of(plain, loops=3, n_loops=4) == 0, "its one answer"
+    assert of(plain, exit="state", threshold=0.1, loops_used=2.5) == 0
+    looped = [cell(n, loops=n, n_loops=3) for n in (1, 2, 3)]
+    assert of(looped, loops=2, n_loops=4) == 2, "after as many loops"
+    assert of(looped, loops=5, n_loops=5) == 3, "each after its own"
+    assert of(looped, loops=5, n_loops=6) is None
+    masked = [cell(n, loops=3, n_loops=3, mask="state", kept=n) for n in (1, 2)]
+    assert of(masked, loops=4, n_loops=4, mask="state", kept=2) == 2
+    assert of(masked, loops=4, n_loops=4, mask="input", kept=2) is None
+    left = [cell(7, exit="state", threshold=0.1, loops_used=1.5)]
+    assert of(left, exit="state", threshold=0.1, loops_used=2.5) == 7
+    assert of(left, exit="output", threshold=0.1, loops_used=2.5) is None
 
 
 @pytest.mark.usefixtures("trained")

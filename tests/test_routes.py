@@ -71,21 +71,29 @@ def test_flex_attention_has_the_same_windows(data: Path, xtool: Callable[..., Re
         assert torch.allclose(found, wanted, atol=1e-5)
 
 
-def test_the_rule_is_of_processor_shape_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("has", "precision", "context", "route"),
+    [
+        ("AuthenticAMD", "fp32", 64, "onednn+plain"),
+        ("AuthenticAMD", "fp32", 256, "onednn+sdpa"),
+        ("AuthenticAMD", "fp64", 64, routes.DEFAULT),
+        ("AuthenticAMD", "bf16", 64, routes.DEFAULT),
+        ("amx_bf16", "bf16", 64, "torch+plain"),
+        ("amx_bf16", "bf16", 256, routes.DEFAULT),
+        ("amx_bf16", "fp32", 64, routes.DEFAULT),
+        ("neither", "fp32", 64, routes.DEFAULT),
+    ],
+)
+def test_the_rule_is_of_processor_shape_and_precision(
+    has: str, precision: str, context: int, route: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(routes, "error", lambda *args: 1e-7)
-    short, long = ({"vocab_size": 9, "d_model": 8, "context": n} for n in (64, 256))
-    monkeypatch.setattr(routes, "_zen", lambda: True)
-    assert routes.choose("auto", "cpu", short, DIALS) == "onednn+plain"
-    assert routes.choose("auto", "cpu", long, DIALS) == "onednn+sdpa"
-    for change in ({"precision": "fp64"}, {"replicas": 2}):
-        assert routes.choose("auto", "cpu", short, DIALS | change) == routes.DEFAULT
-    rounded = DIALS | {"precision": "bf16"}
-    assert routes.choose("auto", "cpu", short, rounded) == "torch+plain"
-    assert routes.choose("auto", "cpu", long, rounded) == routes.DEFAULT
-    assert routes.choose("auto", "cuda", short, rounded) == routes.DEFAULT
-    assert routes.choose("auto", "cuda", short, DIALS) == routes.DEFAULT
-    monkeypatch.setattr(routes, "_zen", lambda: False)
-    assert routes.choose("auto", "cpu", short, DIALS) == routes.DEFAULT
+    monkeypatch.setattr(routes, "_has", lambda word: word == has)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512_VNNI")
+    config, dials = {"vocab_size": 9, "d_model": 8, "context": context}, {"precision": precision}
+    assert routes.choose("auto", "cpu", config, DIALS | dials) == route
+    assert routes.choose("auto", "cuda", config, DIALS | dials) == routes.DEFAULT
+    assert routes.choose("auto", "cpu", config, DIALS | dials | {"replicas": 2}) == routes.DEFAULT
 
 
 def test_a_route_that_rounds_is_rejected(
@@ -136,14 +144,15 @@ def test_bf16_rounds_products_and_keeps_weights(
 
 
 @pytest.mark.slow
-def test_a_compiled_model_trains_alike(data: Path, tmp_path: Path) -> None:
-    args = [sys.executable, "-m", "xtool", "train", data, *RUN, "--steps", 10, "-q"]
-    plain = ["--compile", "--route", "torch+plain", "-o", "c.st"]
-    for more in (["-o", "a.st"], ["--compile", "-o", "b.st"], plain):
-        command = [str(one) for one in [*args, "--precision", "fp64", *more]]
+@pytest.mark.parametrize(
+    "more", [[], ["--route", "torch+plain"], ["--attention", "window"], ["--attention", "span"]]
+)
+def test_a_compiled_model_trains_alike(more: list[str], data: Path, tmp_path: Path) -> None:
+    args = [sys.executable, "-m", "xtool", "train", data, *RUN, "--steps", 10, "-q", *more]
+    for last in (["-o", "a.st"], ["--compile", "-o", "b.st"]):
+        command = [str(one) for one in [*args, "--precision", "fp64", *last]]
         done = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True)
-        assert "warning" not in done.stderr
-    one, *others = (read_model(tmp_path / f"{name}.st")[2].state_dict() for name in "abc")
+        assert done.stderr == ""
+    one, other = (read_model(tmp_path / f"{name}.st")[2].state_dict() for name in "ab")
     for name, tensor in one.items():
-        for other in others:
-            assert torch.allclose(tensor, other[name], rtol=0, atol=1e-9), name
+        assert torch.allclose(tensor, other[name], rtol=0, atol=1e-9), name

@@ -17,9 +17,8 @@ from xtool.archs._contracts import (
     Loops,
     Model,
     Noting,
-    Ramped,
     Stepped,
-    TrainingFlops,
+    TrainingCosts,
 )
 from xtool.archs._making import (
     FORWARD_AND_BACKWARD,
@@ -74,11 +73,10 @@ __all__ = [
     "Loops",
     "Model",
     "Noting",
-    "Ramped",
     "Size",
     "Stage",
     "Stepped",
-    "TrainingFlops",
+    "TrainingCosts",
     "architecture",
     "axes_of",
     "build",

@@ -118,21 +118,13 @@ class Compiling(Protocol):
 
 
 @runtime_checkable
-class TrainingFlops(Protocol):
+class TrainingCosts(Protocol):
     """An architecture whose training does not cost three times its forward pass."""
 
-    def training_flops(self, config: Mapping[str, Any]) -> int:
-        """Operations of training on one example."""
+    def training_costs(self, config: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """From which step of a lineage on training on one example takes how many operations.
 
-
-@runtime_checkable
-class Ramped(Protocol):
-    """An architecture that trains less of itself in its first steps."""
-
-    def phases(self, config: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """From which step of the lineage on it costs what it would with which changes.
-
-        The first is of step 0.
+        In order of the steps, from step 0 on.
         """
 
 

@@ -365,32 +365,22 @@ class _Entry:
         loop, rest = self._parts(config)
         return int(config["n_loops"] * loop + rest)
 
-    def training_flops(self, config: Mapping[str, Any]) -> int:
+    def training_costs(self, config: Mapping[str, Any]) -> list[tuple[int, int]]:
         """Every loop forward, those of the loss and their heads backward too.
 
-        Loops that are drawn count as their mean; a ramp as if it were over, see `phases`.
+        A ramp costs more with each loop; loops that are drawn count as their mean.
         """
         loop, rest = self._parts(config)
-        drawn = config["loops_by"] == "random"
-        counts = range(fewest_of(config) if drawn else config["n_loops"], config["n_loops"] + 1)
         read = 2 * config["context"] * config["d_model"] * (config.get("d_input") or 0)
-        each = [
-            (loops + 2 * last) * loop + 3 * (last * (rest - read) + read)
-            for loops, last in ((n, min(last_of(config), n)) for n in counts)
-        ]
-        return int(sum(each) // len(each))
-
-    def phases(self, config: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The numbers of loops of a ramp."""
-        loops, fewest = config["n_loops"], fewest_of(config)
+        fewest, every = fewest_of(config), config["loops_every"]
+        found = []
+        for loops in range(fewest, config["n_loops"] + 1):
+            last = min(last_of(config), loops)
+            cost = (loops + 2 * last) * loop + 3 * (last * (rest - read) + read)
+            found.append(((loops - fewest) * every, int(cost)))
         if config["loops_by"] == "random":
-            fewest = loops
-        for more in range(loops - fewest):
-            changes = {"n_loops": fewest + more, "loops_from": None}
-            if config.get("untied"):
-                changes["n_layers"] = config["n_layers"] // loops * (fewest + more)
-            yield more * config["loops_every"], changes
-        yield (loops - fewest) * config["loops_every"], {}
+            return [(0, sum(cost for _, cost in found) // len(found))]
+        return found
 
     def _parts(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """Of one loop, its difference as if applied to its input, and of what is outside them."""

@@ -12,6 +12,7 @@ from xtool.archs import (
     Size,
     axes_of,
     count_size,
+    empty,
     parse_size,
     read_model,
     require_size,
@@ -25,7 +26,7 @@ from xtool.config import check_model
 from xtool.dataset import Dataset, Drawn, find_data
 from xtool.errors import UsageError, XtoolError
 from xtool.evaluation.details import Detail, DetailRequest, details
-from xtool.evaluation.differences import counterpart, differences
+from xtool.evaluation.differences import Counterparts
 from xtool.evaluation.score import columns_of_model, score_rows, scores
 from xtool.evaluation.sizes import (
     SizeRequest,
@@ -150,7 +151,7 @@ class Evaluator:
                 f"{other.header.config['context']}: their examples differ, so there are no pairs"
             )
         base = columns_of_model(header, params) | {
-            "label": label or header.training.get("label") or path.name.removesuffix(".st"),
+            "label": label or _label(header, path),
             "digest": header.digest,
             "data": self._read[data].header.digest[:12],
             "device": self.device.type,
@@ -160,10 +161,6 @@ class Evaluator:
             base |= {"replica": replica, "seed": base["seed"] + replica}
         if size:
             base["size"] = size.label
-        named = {}
-        if other and against:
-            label = other.header.training.get("label")
-            named["against"] = label or against.name.removesuffix(".st")
         out = []
         for split, metrics in found.items():
             out += score_rows(metrics, split=split, **base)
@@ -176,14 +173,11 @@ class Evaluator:
                 if "label" in columns:  # an exact method's, the same beside every model
                     own = {name: base[name] for name in ("task", "data")}
                 out += score_rows(cell, split=split, **columns, **own)
-                if other and "label" not in columns:
-                    theirs = counterpart(
-                        columns, other.details.get(split, []), other.metrics[split]
-                    )
-                    out += differences(cell, theirs, split=split, **columns, **named, **own)
             out += trace_rows(traces.get(split, []), self.trace == "maps", split=split, **base)
-            if other:
-                out += differences(metrics, other.metrics[split], split=split, **named, **base)
+            if other and against:
+                twin = Counterparts(other.details.get(split, []), other.metrics[split])
+                told = {"split": split, "against": _label(other.header, against), **base}
+                out += twin.rows(metrics, detailed.get(split, []), **told)
         return out
 
     def loss(self, path: Path, size: Size) -> float:
@@ -211,7 +205,8 @@ class Evaluator:
 
         One that others stand beside need not loop where they do.
         """
-        paired = paired and bool(self.asked and self.asked.looped)
+        looped = bool(self.asked and self.asked.looped)
+        paired = paired and looped and not isinstance(empty(_header(path).config), Loops)
         key = (path, replica, data, size.label if size else "", paired)
         if key not in self._kept:
             self._kept[key] = self._score(path, replica, data, size, paired)
@@ -242,7 +237,7 @@ class Evaluator:
             if self.sizes.speed:
                 speeds[split] = tokens_per_second(model, chosen)
             if asked := self.asked:
-                if paired and not isinstance(model, Loops):
+                if paired:
                     asked = DetailRequest(by_examples=asked.by_examples)
                 detailed[split] = details(model, task, chosen, asked)
             if self.trace:
@@ -257,6 +252,10 @@ def _header(path: Path) -> Header:
         header = source.require_header("model")
         check_model(header.config, str(path))
         return header
+
+
+def _label(header: Header, path: Path) -> str:
+    return str(header.training.get("label") or path.name.removesuffix(".st"))
 
 
 def _twin(config: Mapping[str, Any], size: Size | None, others: Sequence[Path]) -> Path | None:

@@ -93,7 +93,7 @@ def verdicts(
             return
         found = []
         try:
-            for setting in (one for one in SETTINGS[: law.settings] if one in settings):
+            for setting in settings[: law.settings]:
                 found.append(law.check(attention, setting))
         except XtoolError as error:
             buildable = law.check is not _axes

@@ -6,8 +6,7 @@ from typing import Any
 from xtool.archs import (
     FORWARD_AND_BACKWARD,
     HEAD,
-    Ramped,
-    TrainingFlops,
+    TrainingCosts,
     architecture,
     axes_of,
     flops,
@@ -16,23 +15,13 @@ from xtool.archs import (
 )
 from xtool.errors import XtoolError
 
-
-def costs_of(config: Mapping[str, Any], steps: int) -> list[tuple[int, int]]:
-    """From which of so many steps of a lineage on training on one example takes how many FLOPs.
-
-    Raises:
-        XtoolError: see `training_flops`.
-    """
-    arch, found = architecture(config), []
-    for first, changes in arch.phases(config) if isinstance(arch, Ramped) else [(0, {})]:
-        if first and first >= steps:
-            break
-        found.append((first, training_flops({**config, **changes})))
-    return found
+Costs = list[tuple[int, int]]
 
 
-def training_flops(config: Mapping[str, Any]) -> int:
-    """Operations of training on one example, the mean of the sizes that a step may draw.
+def costs_of(config: Mapping[str, Any]) -> Costs:
+    """From which step of a lineage on training on one example takes how many FLOPs.
+
+    They are the mean of the sizes that a step may draw.
 
     Raises:
         XtoolError: an architecture of a user's own gives no whole number above 0.
@@ -43,8 +32,23 @@ def training_flops(config: Mapping[str, Any]) -> int:
     whole = {**config, "nest": None}
     if HEAD in axes:
         heads = [flops({**whole, "d_model": p, "n_layers": 0}) for p in axes[HEAD][:-1]]
-        return _whole(whole) + FORWARD_AND_BACKWARD * sum(heads)
-    each = [_whole(sized(config, size.changes)) for size in sizes_of(config)]
+        more = FORWARD_AND_BACKWARD * sum(heads)
+        return [(first, cost + more) for first, cost in _whole(whole)]
+    sizes = [_whole(sized(config, size.changes)) for size in sizes_of(config)]
+    # All sizes have the same loops, so their costs change at the same steps.
+    return [
+        (each[0][0], _drawn(config, [cost for _, cost in each]))
+        for each in zip(*sizes, strict=True)
+    ]
+
+
+def training_flops(config: Mapping[str, Any]) -> int:
+    """FLOPs of training on one example once nothing rises any more."""
+    return costs_of(config)[-1][1]
+
+
+def _drawn(config: Mapping[str, Any], each: list[int]) -> int:
+    """What the sizes of a step cost, from what each of them does, the smallest first."""
     if config["nest_schedule"] == "joint":
         return sum(each)
     if config["nest_schedule"] == "random":
@@ -54,18 +58,12 @@ def training_flops(config: Mapping[str, Any]) -> int:
     return each[-1] + smallest + (drawn * sum(middle) // len(middle) if middle else 0)
 
 
-def _whole(config: Mapping[str, Any]) -> int:
-    """Operations of training the whole model on one example, with no size nested in it.
-
-    They are those of three forward passes, or what the architecture says.
-
-    Raises:
-        XtoolError: an architecture of a user's own gives no whole number above 0.
-    """
+def _whole(config: Mapping[str, Any]) -> Costs:
+    """The costs of one model: three forward passes, or what the architecture says."""
     arch = architecture(config)
-    if isinstance(arch, TrainingFlops):
-        return arch.training_flops(config)
+    if isinstance(arch, TrainingCosts):
+        return arch.training_costs(config)
     found = arch.flops(config)
     if not isinstance(found, int) or found < 1:
         raise XtoolError(f"{config['arch']}: `flops` gives {found!r}, not a whole number above 0")
-    return FORWARD_AND_BACKWARD * found
+    return [(0, FORWARD_AND_BACKWARD * found)]

@@ -309,14 +309,14 @@ class _Loop:
     def _watched(self, watch: Watch, replica: int, base: Row) -> list[Row]:
         """Rows of how the steps since the last evaluation went."""
         run, at = self.run, self.run.position
-        size = int(run.dials["batch_size"])
-        cost = {"tokens": size * run.config["context"]}
-        cost["flops"] = run.cost(at.step - 1) * size
+        examples = run.examples(at.step) - run.examples(watch.step)
+        spent = {"tokens": examples * run.config["context"]}
+        spent["flops"] = run.flops(at.step) - run.flops(watch.step)
         said = {"lr": run.dials["lr"] * self._factor(at.step - 1)}
         if run.dials["clip"] > 0:
             said["clipped"] = at.clipped[replica] / at.loss_count
         rows = [row(metric=name, value=value, **base) for name, value in said.items()]
-        return rows + watch.rows(replica, at.step, cost, base)
+        return rows + watch.rows(replica, spent, base)
 
     def _compare(self, loss: float) -> None:
         """Keep the lowest dev loss, with its model if asked, and stop when it is not lowered."""

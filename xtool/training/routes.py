@@ -3,8 +3,8 @@
 All give their precision's usual error and differ in speed alone, by processor and shape. A fixed
 rule chooses, timings never do, so that the same command gives the same bytes;
 `benchmarks/routes.py` times them all. On AMD's processors with AVX-512 oneDNN's products take half
-as long as MKL's, torch's default. In bf16 torch's fused attention is slow where prompts are short:
-at 64 positions its backward pass takes four times as long as plain products.
+as long as MKL's, torch's default. On Intel's with AMX plain products take half to a quarter as long
+as torch's fused attention, where the precision is bf16 and prompts are short.
 
 Torch calls oneDNN's setting `bf16`: elsewhere it may truly round, so a short check against float64
 rejects a route whose relative error is above 1e-5.
@@ -57,21 +57,28 @@ def choose(asked: str, device: str, config: Mapping[str, Any], dials: Mapping[st
 
 def _rule(device: str, config: Mapping[str, Any], dials: Mapping[str, Any]) -> str:
     short = config["context"] <= SHORT
-    if device == "cpu" and dials["precision"] == "bf16":
-        return "torch+plain" if short else DEFAULT
-    if device != "cpu" or dials["precision"] != "fp32" or dials["replicas"] > 1 or not _zen():
+    if device != "cpu" or dials["replicas"] > 1:
+        return DEFAULT
+    if dials["precision"] == "bf16":
+        return "torch+plain" if short and _has("amx_bf16") else DEFAULT
+    if dials["precision"] != "fp32" or not _zen():
         return DEFAULT
     return "onednn+plain" if short else "onednn+sdpa"
 
 
-@lru_cache
 def _zen() -> bool:
     """Whether the processor is AMD's and has AVX-512."""
+    wide = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return wide and _has("AuthenticAMD")
+
+
+@lru_cache
+def _has(word: str) -> bool:
+    """Whether Linux says so of the processor."""
     try:
-        maker = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+        return word in Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-    return maker and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def _refusal(

@@ -1,6 +1,7 @@
 """A run: what is trained on what, and where it stands; values only, the loop does the work."""
 
 import math
+import sys
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from xtool.header import Header, Training
 from xtool.lineage import Step
 from xtool.rows import Row
 from xtool.tasks import Task
-from xtool.training.costs import costs_of
+from xtool.training.costs import Costs, costs_of
 from xtool.training.optimizers import Slot
 from xtool.training.parallel import Processes
 
@@ -115,7 +116,10 @@ class Run:
         if limit is None:
             return self._wanted
         left = float(limit) - int(self.before.get("lineage_flops", 0))
-        return max(0, bisect_right(range(self._wanted + 1), left, key=self.flops) - 1)
+        cheapest = min(cost for _, cost in self._costs) * len(self.data.split("train"))
+        affordable = (max(0, int(left)) // cheapest + 1) * self.steps_per_epoch
+        most = min(self._wanted, affordable, sys.maxsize - 1)
+        return max(0, bisect_right(range(most + 1), left, key=self.flops) - 1)
 
     @property
     def _wanted(self) -> int:
@@ -125,21 +129,17 @@ class Run:
         return round(float(self.dials["epochs"]) * self.steps_per_epoch)
 
     @cached_property
-    def costs(self) -> list[tuple[int, int]]:
-        """From which step of the lineage on training on one example takes how many FLOPs."""
-        return costs_of(self.config, self.steps_before + self._wanted)
+    def _costs(self) -> Costs:
+        return costs_of(self.config)
 
-    def flops(self, step: int) -> int:
-        """Training FLOPs of `step` steps."""
-        found, ends = 0, [first for first, _ in self.costs[1:]]
-        for (first, cost), end in zip(self.costs, [*ends, math.inf], strict=True):
-            own = [min(step, max(0, at - self.steps_before)) for at in (first, end)]
-            found += cost * (self.examples(int(own[1])) - self.examples(int(own[0])))
+    def flops(self, steps: int) -> int:
+        """Training FLOPs of the run's first steps."""
+        found, end = 0, steps
+        for first, cost in reversed(self._costs):
+            begin = min(end, max(0, first - self.steps_before))
+            found += cost * (self.examples(end) - self.examples(begin))
+            end = begin
         return found
-
-    def cost(self, step: int) -> int:
-        """FLOPs of training on one example in the step after `step` steps."""
-        return next(c for first, c in reversed(self.costs) if first <= self.steps_before + step)
 
     def examples(self, step: int) -> int:
         """Training examples seen after `step` steps."""

@@ -63,13 +63,12 @@ class Watch:
                 self.found["update_ratio"][part] = self.who.norm(changes) / weights
         self.before = {}
 
-    def rows(self, replica: int, step: int, cost: Mapping[str, float], base: Row) -> list[Row]:
+    def rows(self, replica: int, spent: Mapping[str, float], base: Row) -> list[Row]:
         """What was found of one replica, and the speed since `start`.
 
         Args:
             replica: which.
-            step: steps done.
-            cost: what a step of one replica takes of each unit, such as tokens.
+            spent: what it took since `start` of each unit, such as tokens.
             base: the columns that all rows have.
         """
         rows = [
@@ -79,8 +78,8 @@ class Watch:
         ]
         seconds = (self.ended - self.began) / self.who.count
         return rows + [
-            row(metric=f"{unit}_per_second", value=each * (step - self.step) / seconds, **base)
-            for unit, each in cost.items()
+            row(metric=f"{unit}_per_second", value=each / seconds, **base)
+            for unit, each in spent.items()
         ]
 
 

@@ -173,7 +173,7 @@ def _add(
         into[:, :, (low + i) * block : (high + i) * block] += shaped[:, :, :, place].flatten(2, 3)
 
 
-@cached
+@cached(64)
 def _mask(
     span: Span, window: int, block: int, causal: bool, dtype: torch.dtype
 ) -> Float[Tensor, "1 1 b S"]:

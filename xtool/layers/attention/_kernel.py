@@ -22,16 +22,20 @@ Dropout = Callable[[Tensor, float], Tensor]
 Made = TypeVar("Made")
 
 
-def cached(make: Callable[..., Made]) -> Callable[..., Made]:
+def cached(size: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
     """Keep a function's last results; a model that is compiled has them made inside it."""
-    kept = lru_cache(maxsize=64)(make)
 
-    @wraps(make)
-    def made(*args: Any) -> Made:
-        # torch warns of a cache inside what it compiles, and passes it by.
-        return make(*args) if torch.compiler.is_compiling() else kept(*args)
+    def keeping(make: Callable[..., Made]) -> Callable[..., Made]:
+        kept = lru_cache(maxsize=size)(make)
 
-    return made
+        @wraps(make)
+        def made(*args: Any, **named: Any) -> Made:
+            # torch warns of a cache inside what it compiles, and passes it by.
+            return (make if torch.compiler.is_compiling() else kept)(*args, **named)
+
+        return made
+
+    return keeping
 
 
 @contextmanager
@@ -135,7 +139,7 @@ def for_each(keys: Float[Tensor, "B G S K"], heads: int) -> Float[Tensor, "B H S
     return keys.repeat_interleave(group, -3) if group > 1 else keys
 
 
-@cached
+@cached(8)
 def distances(queries: int, keys: int, device: torch.device) -> Int64[Tensor, "T S"]:
     """How far before its query each key stands, 0 for its own, negative after it.
 
@@ -146,7 +150,7 @@ def distances(queries: int, keys: int, device: torch.device) -> Int64[Tensor, "T
         return places[keys - queries :, None] - places
 
 
-@cached
+@cached(8)
 def seen(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "T S"]:
     """Whether a key stands no later than the query."""
     with torch.inference_mode(False):
@@ -167,7 +171,7 @@ def within(
     return near & (far >= 0) if causal else near
 
 
-@cached
+@cached(8)
 def _future(
     queries: int, keys: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "T S"]:

@@ -140,7 +140,7 @@ def _whole(x: Float[Tensor, "M b K"], like: Float[Tensor, "B H T _"]) -> Float[T
     return x.view(*like.shape[:2], -1, x.shape[-1])[:, :, : like.shape[2]]
 
 
-@cached
+@cached(64)
 def _far(
     block: int, back: int, ahead: int, ramp: int, causal: bool, dtype: torch.dtype, device: Any
 ) -> Float[Tensor, "b S"]:
