@@ -3,7 +3,7 @@
 # loss's window, past the loops it was trained at, with tokens masked, and with more layers a loop?
 #
 #   examples/looped.sh [OUT]           the study's sizes, three seeds of 20,000 steps: for a GPU
-#   examples/looped.sh --fast [OUT]    two seeds, tiny, some of the questions: a minute
+#   examples/looped.sh --fast [OUT]    two seeds, tiny, some of the questions: a few minutes
 #
 # QUESTIONS chooses questions; SEEDS, STEPS, DIMS, POINTS, WIDTH, HEADS, LOOPS, WINDOW, LR and JOBS are what they say, and
 # MORE are arguments of every training, such as `--optimizer muon --precision bf16 --compile`.
