@@ -175,10 +175,8 @@ def _places(entry: str, tokens: Sequence[str], where: str) -> list[int]:
     kind, _, rest = entry.partition(":")
     if kind == "class" and rest:
         if rest not in CLASSES:
-            raise XtoolError(
-                f"{where}: {unknown('class', rest, CLASSES).message}",
-                unknown("class", rest, CLASSES).hint,
-            )
+            error = unknown("class", rest, CLASSES)
+            raise XtoolError(f"{where}: {error.message}", error.hint)
         return [place for place, text in enumerate(tokens) if text and CLASSES[rest](text)]
     if kind == "re" and rest:
         try:
