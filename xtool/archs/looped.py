@@ -25,8 +25,7 @@ from xtool.archs import After, Architecture, Between
 from xtool.archs.gpt import ENTRY as GPT
 from xtool.archs.gpt import Gpt
 from xtool.errors import UsageError
-from xtool.layers.linear import Linear
-from xtool.layers.loops import Difference
+from xtool.layers.loops import Difference, Inject
 from xtool.seeds import derive
 from xtool.tasks import Shape
 
@@ -148,29 +147,6 @@ def last_of(config: Mapping[str, Any]) -> int:
     return int(config["n_loops"] if given is None else given)
 
 
-class Inject(nn.Module):
-    """The state and the input of a loop, (B, T, D) each, to what its blocks read."""
-
-    def __init__(self, c: SimpleNamespace) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.empty(1)) if c.injection == "scaled" else None
-        self.state: Linear | None = None
-        self.input: Linear | None = None
-        self.gated, self.nothing = c.injection == "gated", c.injection == "none"
-        if c.injection in ("gated", "concat"):
-            self.state = Linear(c.d_model, c.d_model)
-            self.input = Linear(c.d_model, c.d_model, bias=True)
-
-    def forward(self, z: Float[Tensor, "B T D"], e: Float[Tensor, "B T D"]) -> Tensor:
-        """Add the input, as it is, scaled, or gated; or map both linearly; or leave it out."""
-        if self.nothing:
-            return z
-        if self.state is not None and self.input is not None:
-            both: Tensor = self.state(z) + self.input(e)
-            return z + torch.sigmoid(both) * e if self.gated else both
-        return z + (e if self.scale is None else self.scale * e)
-
-
 class Looped(Gpt):
     """The model; see the module.
 
@@ -181,7 +157,7 @@ class Looped(Gpt):
 
     def __init__(self, c: SimpleNamespace) -> None:
         super().__init__(c)
-        self.inject = Inject(c)
+        self.inject = Inject(c.injection, c.d_model)
         self.loops, self.fewest, self.last = c.n_loops, fewest_of(vars(c)), last_of(vars(c))
         self.by, self.every = c.loops_by, c.loops_every
         self.loop_norm, self.d_model = c.loop_norm, c.d_model
