@@ -21,7 +21,7 @@ from xtool.layers.initial import initial
 from xtool.layers.mlp import FUNCTIONS
 from xtool.layers.positions import frequencies, table, turned
 from xtool.training.configs import preset
-from xtool.training.costs import training_flops
+from xtool.training.costs import costs_of
 from xtool.training.dials import CONTEXT, REPORT, RESULT
 from xtool.training.replicas import Replicas
 
@@ -199,9 +199,9 @@ def test_a_training_step_costs_what_is_said(arch: str, case: int) -> None:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         steps = Replicas(model.train(), config, 1)
         steps.forward(torch.zeros(1, 12, dtype=torch.int64)).sum().backward()
-    assert counter.get_total_flops() == training_flops(config)
+    assert counter.get_total_flops() == costs_of(config)[-1][1]
     if arch == "gpt":
-        assert training_flops(config) == 3 * architecture(config).flops(config)
+        assert costs_of(config)[-1][1] == 3 * architecture(config).flops(config)
 
 
 @pytest.mark.parametrize("arch", ARCHS)

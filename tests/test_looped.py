@@ -30,7 +30,7 @@ from xtool.surgery.loops import fold, unroll
 from xtool.tasks import Shape
 from xtool.tasks.regression import Regression
 from xtool.training import loop
-from xtool.training.costs import costs_of, training_flops
+from xtool.training.costs import costs_of
 
 Run = Callable[..., Result]
 PROMPTS = Shape(None, 14, 1, 5)  # 7 points of 5 numbers
@@ -452,8 +452,8 @@ def test_loops_of_training_are_fixed_ramped_or_drawn() -> None:
 def test_training_flops_count_the_loops_of_the_loss_three_times() -> None:
     config = configuration("looped", PROMPTS, n_layers=1, n_loops=20, loss_loops=10)
     one = {**config, "n_loops": 1, "loss_loops": 1}
-    assert training_flops(one) == 3 * architecture(config).flops(one)
-    both = training_flops(config) / training_flops({**config, "loss_loops": 20})
+    assert costs_of(one)[-1][1] == 3 * architecture(config).flops(one)
+    both = costs_of(config)[-1][1] / costs_of({**config, "loss_loops": 20})[-1][1]
     assert both == pytest.approx(40 / 60, abs=0.01)
 
 
@@ -480,12 +480,12 @@ def test_a_step_costs_what_a_model_of_its_loops_does(more: dict[str, Any]) -> No
             if more.get("nest"):
                 now["nest"] = f"n_layers={model.trained}"
         found = next(cost for first, cost in reversed(costs) if first <= step)
-        assert found == training_flops({**config, **now}), step
+        assert found == costs_of({**config, **now})[-1][1], step
 
 
 def test_loops_that_are_drawn_cost_their_mean() -> None:
     config = configuration("looped", PROMPTS, n_loops=4, loops_from=2, loops_by="random")
-    each = [training_flops({**config, "n_loops": n, "loops_from": None}) for n in (2, 3, 4)]
+    each = [costs_of({**config, "n_loops": n, "loops_from": None})[-1][1] for n in (2, 3, 4)]
     assert costs_of(config) == [(0, sum(each) // 3)]
 
 

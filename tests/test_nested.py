@@ -38,7 +38,7 @@ from xtool.rows import row
 from xtool.surgery.slice import slice_model
 from xtool.tasks import Shape
 from xtool.training import loop
-from xtool.training.costs import training_flops
+from xtool.training.costs import costs_of
 from xtool.training.replicas import Replicas
 
 Run = Callable[..., Result]
@@ -351,9 +351,9 @@ def test_a_schedule_takes_the_sizes_that_its_flops_count(schedule: str, flops: l
     dials = {"d_model": 32, "n_heads": 4, "nest_schedule": schedule}
     config = configuration("gpt", SHAPE, nest="d_model=8,16,24", **dials)
     config["nest"] = canonical(config)
-    each = [training_flops(sized(config, size.changes)) for size in sizes_of(config)]
+    each = [costs_of(sized(config, size.changes))[-1][1] for size in sizes_of(config)]
     middle = {1.5: (each[1] + each[2]) // 2 if schedule != "random" else sum(each) // 4}
-    assert training_flops(config) == sum(
+    assert costs_of(config)[-1][1] == sum(
         middle[one] if one == 1.5 else each[int(one)] for one in flops
     )
     who = Replicas(build(config).train(), config, 1).nested

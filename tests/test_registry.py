@@ -1,3 +1,4 @@
+import ast
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ FOLDERS = [
 def test_every_file_of_a_folder_is_an_entry_with_a_summary(folder: str) -> None:
     for name in registry.names(folder):
         assert registry.load(folder, name) is not None
-        assert registry.summary(folder, name).endswith(".")
+        summary = ast.get_docstring(ast.parse(registry.path_of(folder, name).read_text()))
+        assert summary
+        assert summary.splitlines()[0].endswith(".")
         for dial in options(folder, name):
             assert dial.help
             dial.parse(dial.default, name)

@@ -140,11 +140,6 @@ def _literal(folder: str, name: str, variable: str, default: Any = None) -> Any:
     return default
 
 
-def summary(folder: str, name: str) -> str:
-    """The first line of the entry's docstring, for help."""
-    return (ast.get_docstring(_tree(path_of(folder, name))) or "").partition("\n")[0]
-
-
 def source_digests(used: Iterable[str]) -> dict[str, str]:
     """The sha256 of each of the user's own files among `used`, kept in the header."""
     found = {name: _admitted[name] for name in used if name in _admitted}

@@ -6,8 +6,6 @@ arXiv:1910.07467).
 
 from torch import nn
 
-KINDS = ("none", "layernorm", "rmsnorm")
-
 
 def norm(kind: str, d_model: int, eps: float) -> nn.Module:
     """The norm over the last axis of (..., D); `none` is the identity and has no tensors."""

@@ -42,11 +42,6 @@ def costs_of(config: Mapping[str, Any]) -> Costs:
     ]
 
 
-def training_flops(config: Mapping[str, Any]) -> int:
-    """FLOPs of training on one example once nothing rises any more."""
-    return costs_of(config)[-1][1]
-
-
 def _drawn(config: Mapping[str, Any], each: list[int]) -> int:
     """What the sizes of a step cost, from what each of them does, the smallest first."""
     if config["nest_schedule"] == "joint":
