@@ -21,8 +21,7 @@ if [ "${1:-}" = --fast ]; then
     counting=(--d-model 16 --n-layers 1 --n-heads 4 --steps 20)
 fi
 
-[[ $corpus != */* ]] || corpus=$(realpath "$corpus")
-[[ $larger != */* ]] || larger=$(realpath "$larger")
+corpus=$(corpus "$corpus") larger=$(corpus "$larger")
 mkdir -p "${1:-attention}" && cd "${1:-attention}"
 data=char.st
 [ -e "$data" ] || xtool prepare language "$corpus" --quiet -o "$data" > /dev/null
@@ -42,8 +41,8 @@ for question in $questions; do
         text) for name in $variants; do variant "$name" text "${text[@]}"; done ;;
         flops)
             variant plain text "${text[@]}"
-            wait
-            budget=$(xtool evaluate text-plain-*.rows.jsonl --where metric=train_seconds --format jsonl | grep -om1 '"flops": [0-9]*' | cut -d' ' -f2)
+            finish
+            budget=$(flops text-plain-*.rows.jsonl)
             for name in $variants; do
                 variant "$name" flops "${base[@]}" --steps $((2 * steps)) --max-flops "$budget" --eval-every "$((steps / 5))"
             done
@@ -77,22 +76,18 @@ for question in $questions; do
         *) echo "unknown question: $question" >&2; exit 2 ;;
     esac
 done
-wait
+finish
 
 : > tables.md
 for question in $questions; do
-    files=("$question"-*.st) models=()
-    for file in "${files[@]}"; do [[ $file == *.resume.st ]] || models+=("$file"); done
     metric=loss; [ "$question" != counting ] || metric=accuracy
     against=(); [[ $question == embedding || $question == context ]] || against=(--against plain)
-    { echo; echo "## $question"; echo; } | tee -a tables.md
-    xtool evaluate "${models[@]}" --split dev --where "metric=$metric" --over seed "${against[@]}" --format markdown | tee -a tables.md
+    table "$question" "$question"-*[0-9].st --split dev --where "metric=$metric" --over seed "${against[@]}"
 done
 if [[ " $questions " == *" text "* ]]; then
-    xtool evaluate text-*-?.st --trace heads --format jsonl > traces.jsonl
+    xtool evaluate text-*[0-9].st --trace heads --format jsonl > traces.jsonl
     for metric in pairs_kept window_length look_back attention_entropy head_gate; do
-        { echo; echo "## $metric"; echo; } | tee -a tables.md
-        xtool evaluate traces.jsonl --where "metric=$metric" --pivot label layer --format markdown | tee -a tables.md
+        table "$metric" traces.jsonl --where "metric=$metric" --pivot label layer
     done
     xtool plot traces.jsonl --kind windows --where label=hard-window,span,soft-window --force -o windows.png > /dev/null
     xtool plot traces.jsonl --kind windows --y look_back --where label=plain,hard-window,window --force -o look-back.png > /dev/null
@@ -102,7 +97,6 @@ if [[ " $questions " == *" text "* ]]; then
     xtool plot maps.jsonl --kind attention-map --force -o attention-map.png > /dev/null
 fi
 if [[ " $questions " == *" context "* ]]; then
-    { echo; echo "## entropy"; echo; } | tee -a tables.md
-    xtool evaluate context-*-?.st --trace heads --format jsonl > context.jsonl
-    xtool evaluate context.jsonl --where metric=attention_entropy --pivot label layer --format markdown | tee -a tables.md
+    xtool evaluate context-*[0-9].st --trace heads --format jsonl > context.jsonl
+    table entropy context.jsonl --where metric=attention_entropy --pivot label layer
 fi

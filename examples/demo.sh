@@ -3,7 +3,8 @@
 # a model of the large size trained from scratch for as many epochs in all. About a minute on two cores.
 set -euo pipefail
 out=${1:-demo}
-rm -rf "$out" && mkdir -p "$out" && cd "$out"
+mkdir -p "$out" && cd "$out"
+rm -f counting.st {small,start,grown,scratch}[0-2].* curves.png table.txt
 train() { xtool train counting.st --batch-size 64 --lr 3e-3 --threads 1 --quiet "$@"; }
 
 xtool prepare counting -o counting.st

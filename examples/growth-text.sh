@@ -12,6 +12,7 @@
 # does not grow. CORPUS is a corpus or a text file.
 # Rates were chosen on a seed of their own, scratch's among 1e-3, 2e-3, 3e-3, 4e-3, 6e-3 and 1e-2.
 set -euo pipefail
+source "$(dirname "$0")/_run.sh"
 seeds=${SEEDS:-0 1 2} lr=${LR:-4e-3} shares=${SHARES:-0.5 0.6} first=${FIRST:-0.4} kinds=${KINDS:-pad clone} control=${CONTROL:-0.6}
 corpus=${CORPUS:-builtin} steps=${STEPS:-1500} width=${WIDTH:-128} jobs=${JOBS:-2} warmup=100
 shape=(--n-layers 4 --n-heads 4 --context 64)
@@ -20,11 +21,11 @@ if [ "${1:-}" = --fast ]; then
     seeds="0 1" shares="0.6" steps=30 width=32 kinds=pad warmup=5 shape=(--n-layers 2 --n-heads 2 --context 32)
 fi
 falling=(--lr 2e-3 --warmup $((warmup / 4)) --schedule linear)
+corpus=$(corpus "$corpus")
 mkdir -p "${1:-growth-text}" && cd "${1:-growth-text}"
 [ -e text.st ] || xtool prepare language "$corpus" -o text.st > /dev/null
 
 train() { xtool train text.st --batch-size 12 --clip 1 --weight-decay 0.1 --eval-every "$((steps / 15))" --threads 1 --seed "$seed" --quiet --force "$@"; }
-flops() { xtool evaluate "$1.rows.jsonl" --where metric=train_seconds --format jsonl | grep -om1 '"lineage_flops": [0-9]*' | cut -d' ' -f2; }
 share() { awk -v all="$all" -v part="$1" 'BEGIN { printf "%.0f", all * part }'; }
 
 # fresh NAME LABEL WIDTH ...
@@ -39,7 +40,7 @@ grown() {
 one_seed() {
     local seed=$1 all kind part
     fresh scratch scratch "$width" --lr "$lr" --warmup $warmup --steps "$steps"
-    all=$(flops "scratch-$seed")
+    all=$(flops "scratch-$seed.rows.jsonl")
     fresh small "small, $first" $((width / 2)) --lr 3e-3 --warmup $warmup --schedule constant --steps $((9 * steps)) --max-flops "$(share "$first")"
     for kind in $kinds; do
         for part in $shares; do
@@ -55,11 +56,8 @@ one_seed() {
     grown control-untrained "untrained $kind, $control" untrained "$kind" "$control" --lr "$lr" --warmup $warmup
     grown control-untrained-falling "untrained $kind, $control, as grown" untrained "$kind" "$control" "${falling[@]}"
 }
-for seed in $seeds; do
-    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
-    one_seed "$seed" > /dev/null &
-done
-wait
+for seed in $seeds; do beside "seed $seed" one_seed "$seed"; done
+finish
 
 xtool evaluate {small-,grown-,control-,scratch-}*.st --split dev --where metric=loss --over seed --against scratch --format jsonl > flops.jsonl
 xtool evaluate flops.jsonl --format markdown | tee tables.md

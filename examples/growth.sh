@@ -12,6 +12,7 @@
 # until its lineage has cost what the model from scratch cost, so its journal also holds the row of
 # equal epochs. Started again on the same OUT it goes on with the runs that are not there yet.
 set -euo pipefail
+source "$(dirname "$0")/_run.sh"
 mode=${1:-}
 case $mode in --fast | --full) shift ;; *) mode= ;; esac
 mkdir -p "${1:-growth}" && cd "${1:-growth}"
@@ -29,13 +30,8 @@ half=$((epochs / 2))
 [ -e data.st ] || xtool prepare counting "${data[@]}" -o data.st > /dev/null
 
 # job NAME ...: runs the rest beside the others, unless NAME.st is there already.
-job() {
-    [ ! -e "$1.st" ] || return 0
-    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
-    "${@:2}" > /dev/null &
-}
+job() { [ -e "$1.st" ] || beside "$@"; }
 train() { xtool train data.st --lr "$lr" --threads 1 --quiet --force "$@"; }
-flops() { xtool evaluate "$1.rows.jsonl" --where metric=train_seconds --format jsonl | grep -om1 '"lineage_flops": [0-9]*' | cut -d' ' -f2; }
 
 # fresh NAME LABEL WIDTH EPOCHS BATCH
 fresh() { job "$1" train "${network[@]}" --replicas "$replicas" --d-model "$3" --epochs "$4" --batch-size "$5" --label "$2" -o "$1.st"; }
@@ -43,7 +39,7 @@ fresh() { job "$1" train "${network[@]}" --replicas "$replicas" --d-model "$3" -
 grown() { job "$1" grow_and_train "$@"; }
 grow_and_train() {
     xtool grow "$3.st" --to "$5" --method "$4" --quiet --force -o "start-$1.st"
-    train --from "start-$1.st" --epochs $((2 * epochs)) --max-flops "$(flops "$6")" --label "$2" -o "$1.st"
+    train --from "start-$1.st" --epochs $((2 * epochs)) --max-flops "$(flops "$6.rows.jsonl")" --label "$2" -o "$1.st"
     rm "start-$1.st"
 }
 
@@ -60,7 +56,7 @@ for batch in $batches; do
     fresh "small-$at-batch$batch" small $((at / 2)) $half "$batch"
     fresh "untrained-$at-batch$batch" untrained $((at / 2)) 0 "$batch"
 done
-wait
+finish
 
 for width in $(tac -s ' ' <<< "$widths "); do
     for kind in $kinds; do grown "grown-$width-$kind" "$kind" "small-$width" "$kind" "$width" "scratch-$width"; done
@@ -78,7 +74,7 @@ for kind in $some; do
         grown "control-$at-batch$batch-$kind" "untrained $kind" "untrained-$at-batch$batch" "$kind" "$at" "scratch-$at-batch$batch"
     done
 done
-wait
+finish
 
 dev=(--where metric=accuracy --where split=dev --over seed)
 # tables TITLE ROWS...: at equal epochs and at equal epochs since growth from the journals, and at equal FLOPs

@@ -18,6 +18,7 @@ if [ "${1:-}" = --fast ]; then
     seeds="0 1" steps=20 groups="ladder parts tokenizer"
     base+=(--d-model 16 --n-layers 1 --n-heads 2 --context 16)
 fi
+corpus=$(corpus "$corpus")
 mkdir -p "${1:-language}" && cd "${1:-language}"
 data=char.st
 [ -e "$data" ] || xtool prepare language "$corpus" --quiet -o "$data" > /dev/null
@@ -60,27 +61,24 @@ for group in $groups; do
             gpt context-128 shape --context 128 --batch-size 6
             ;;
         tokenizer)
-            wait
-            flops=$(xtool evaluate base-base-*.rows.jsonl --where metric=train_seconds --format jsonl | grep -om1 '"flops": [0-9]*' | cut -d' ' -f2)
+            finish
+            budget=$(flops base-base-*.rows.jsonl)
             for kind in byte bpe-512 bpe-2048; do
                 size=(); [ "$kind" = byte ] || size=(--vocab-size "${kind#bpe-}")
                 [ -e "$kind.st" ] || xtool prepare language "$corpus" --tokenizer "${kind%%-*}" "${size[@]}" --quiet -o "$kind.st" > /dev/null
-                data=$kind.st gpt "$kind" tokenizer --steps $((9 * steps)) --max-flops "$flops"
+                data=$kind.st gpt "$kind" tokenizer --steps $((9 * steps)) --max-flops "$budget"
             done
             ;;
         *) echo "unknown group: $group" >&2; exit 2 ;;
     esac
 done
-wait
+finish
 
 : > tables.md
 for group in $groups; do
     metric=loss; [ "$group" != tokenizer ] || metric=bits_per_byte
-    files=(base-base-*.st "$group"-*.st)
-    models=(); for file in "${files[@]}"; do [[ $file == *.resume.st ]] || models+=("$file"); done
-    { echo; echo "## $group"; echo; } | tee -a tables.md
     against=(--against base); [ "$group" != tokenizer ] || against=()
-    xtool evaluate "${models[@]}" --split dev --where "metric=$metric" --over seed "${against[@]}" --format markdown | tee -a tables.md
+    table "$group" base-base-*[0-9].st "$group"-*[0-9].st --split dev --where "metric=$metric" --over seed "${against[@]}"
     xtool plot base-base-*.rows.jsonl "$group"-*.rows.jsonl --kind curves --x lineage_flops --y "$metric" --where split=dev \
         --force -o "$group.png" > /dev/null
 done

@@ -33,7 +33,6 @@ twins() {
     # Half to one and a half times as many loops: as many on average, and what they come to has to stay.
     looped random twin "$((loops * 3 / 2))" "$window" --loops-by random --loops-from "$((loops / 2))"
 }
-models() { for file in "$1"-*-?.st; do [[ $file == *.resume.st ]] || echo "$file"; done; }
 
 for question in $questions; do
     case $question in
@@ -56,13 +55,12 @@ for question in $questions; do
         *) echo "unknown question: $question" >&2; exit 2 ;;
     esac
 done
-wait
+finish
 
 : > tables.md
-table() { { echo; echo "## $1"; echo; } | tee -a tables.md; xtool evaluate "${@:2}" --format markdown | tee -a tables.md; }
 for question in $questions; do
     [ "$question" != tokens ] || continue
-    mapfile -t found < <(models "$question")
+    found=("$question"-*[0-9].st)
     table "$question" "${found[@]}" --where metric=squared_error,least_squares --over seed
     looping=() && for file in "${found[@]}"; do [[ $file == *twelve* ]] || looping+=("$file"); done
     xtool evaluate "${looping[@]}" --loops "1:$((5 * loops))" --residual --format jsonl > "$question-loops.jsonl"
@@ -72,17 +70,17 @@ for question in $questions; do
     xtool plot "$question"-*.rows.jsonl --kind curves --y squared_error --x step --force -o "$question-curves.png" > /dev/null
 done
 if [[ " $questions " == *" twin "* ]]; then
-    xtool evaluate twin-*-?.st --by-examples --format jsonl > examples.jsonl
+    xtool evaluate twin-*[0-9].st --by-examples --format jsonl > examples.jsonl
     xtool plot examples.jsonl --kind examples --force -o examples.png > /dev/null
     table "by examples" examples.jsonl --where metric=squared_error,least_squares --where "examples=0,$((dims / 2)),$dims,$((2 * dims))" --pivot label examples
-    xtool evaluate twin-fixed-?.st twin-random-?.st --exits 1e-1,3e-2,1e-2,3e-3,1e-3 --loops "1:$((2 * loops))" --format jsonl > exits.jsonl
+    xtool evaluate twin-fixed-*[0-9].st twin-random-*[0-9].st --exits 1e-1,3e-2,1e-2,3e-3,1e-3 --loops "1:$((2 * loops))" --format jsonl > exits.jsonl
     xtool plot exits.jsonl --kind exits --force -o exits.png > /dev/null
 fi
 if [[ " $questions " == *" tokens "* ]]; then
     for mask in state input; do
         for end in first last; do
             # A point is two positions, so steps of two end at the end of the prompt.
-            xtool evaluate twin-fixed-?.st twin-random-?.st --mask "$mask" --keep "$end:0:$((2 * points)):2" --loops "$loops" --format jsonl
+            xtool evaluate twin-fixed-*[0-9].st twin-random-*[0-9].st --mask "$mask" --keep "$end:0:$((2 * points)):2" --loops "$loops" --format jsonl
         done
     done > tokens.jsonl
     xtool plot tokens.jsonl --kind tokens --force -o tokens.png > /dev/null

@@ -16,7 +16,7 @@ if [ "${1:-}" = --fast ]; then
     shift
     seeds="0 1" steps=8 layers=1 questions="twins hierarchy" some=(--dev-fraction 0.01)
 fi
-[[ $corpus != */* ]] || corpus=$(realpath "$corpus")
+corpus=$(corpus "$corpus")
 mkdir -p "${1:-matryoshka}" && cd "${1:-matryoshka}"
 data=char.st
 [ -e "$data" ] || xtool prepare language "$corpus" "${some[@]}" --quiet -o "$data" > /dev/null
@@ -33,9 +33,9 @@ for question in $questions; do
     case $question in
         twins) twins; nested ;;
         flops)
-            twins; nested; wait
+            twins; nested; finish
             # As many FLOPs as the largest twin's, which are fewer steps of all sizes.
-            budget=$(xtool evaluate "twins-$width-twin-"*.rows.jsonl --where metric=train_seconds --format jsonl | grep -om1 '"flops": [0-9]*' | cut -d' ' -f2)
+            budget=$(flops "twins-$width-twin-"*.rows.jsonl)
             size nested flops "$width" --arch matryoshka --max-flops "$budget"
             ;;
         schedules)
@@ -65,32 +65,32 @@ for question in $questions; do
         *) echo "unknown question: $question" >&2; exit 2 ;;
     esac
 done
-wait
+finish
 
 : > tables.md
-table() { { echo; echo "## $1"; echo; } | tee -a tables.md; xtool evaluate "${@:2}" --format markdown | tee -a tables.md; }
 losses() { xtool evaluate "$@" --size all --format jsonl; }
-if ls dolls-*-?.st > /dev/null 2>&1; then
+if ls dolls-*[0-9].st > /dev/null 2>&1; then
     # The first model's sizes name the twins'.
-    losses dolls-*-?.st twins-*-?.st > sizes.jsonl
-    [ ! -e flops-nested-0.st ] || losses flops-nested-?.st | sed 's/"label": "nested"/"label": "nested, equal FLOPs"/' >> sizes.jsonl
-    xtool evaluate "twins-$width-twin-"?.st --size "$small" --size "$middle" --untrained-ok --format jsonl \
+    losses dolls-*[0-9].st twins-*[0-9].st > sizes.jsonl
+    ! ls flops-nested-*[0-9].st > /dev/null 2>&1 || losses flops-nested-*[0-9].st | sed 's/"label": "nested"/"label": "nested, equal FLOPs"/' >> sizes.jsonl
+    xtool evaluate "twins-$width-twin-"*[0-9].st --size "$small" --size "$middle" --untrained-ok --format jsonl \
         | sed 's/"label": "twin"/"label": "plain cut"/' >> sizes.jsonl
     table "loss by size" sizes.jsonl --where metric=loss --over seed --pivot label size
     table "difference from the twin" sizes.jsonl --where metric=loss --against twin --over seed
     table "agreement and acceptance" sizes.jsonl --where metric=agreement,acceptance --where label=nested,twin --over seed
-    table "speed" dolls-nested-0.st "twins-$small-twin-0.st" "twins-$middle-twin-0.st" "twins-$width-twin-0.st" --size all --speed \
+    first=${seeds%% *}
+    table "speed" "dolls-nested-$first.st" "twins-$small-twin-$first.st" "twins-$middle-twin-$first.st" "twins-$width-twin-$first.st" --size all --speed \
         --where metric=tokens_per_second
 fi
-if ls hierarchy-*-?.st > /dev/null 2>&1; then
-    table "the whole model's loss" hierarchy-*-?.st --where metric=loss --over seed
+if ls hierarchy-*[0-9].st > /dev/null 2>&1; then
+    table "the whole model's loss" hierarchy-*[0-9].st --where metric=loss --over seed
     for file in hierarchy-{imposed,weighted,shuffled}-*.rows.jsonl; do
         xtool evaluate "$file" --where metric=cosine_contrast --where step="$steps" --where split=dev --format jsonl
     done > contrast.jsonl
     [ ! -s contrast.jsonl ] || table "within minus between cosine" contrast.jsonl --over seed --pivot label size
     xtool plot hierarchy-*.rows.jsonl --kind curves --y loss --x step --where split=dev --force -o hierarchy.png > /dev/null
 fi
-if ls emergent-*-?.st > /dev/null 2>&1; then
+if ls emergent-*[0-9].st > /dev/null 2>&1; then
     cat emergent-*.rows.jsonl > emergent.jsonl
     table "agreement with letters.toml" emergent.jsonl --where metric=category_agreement --over seed --pivot label size
 fi

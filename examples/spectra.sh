@@ -9,7 +9,8 @@
 # (linear CKA, 1 is the same up to rotation and scale). Beside them stand the controls: a large model
 # of another seed, an untrained large and small one, and the small one grown, before and after training.
 set -euo pipefail
-epochs=(1 1 3 5) seeds=${SEEDS:-0 1 2} data=()
+source "$(dirname "$0")/_run.sh"
+epochs=(1 1 3 5) seeds=${SEEDS:-0 1 2} jobs=${JOBS:-2} data=()
 if [ "${1:-}" = --fast ]; then
     shift
     epochs=(1 1) seeds="0 1" data=(--train-size 300 --dev-size 50 --test-size 50)
@@ -37,14 +38,11 @@ one_seed() {
     xtool inspect --spectrum "$place"/{large,large-other-seed,large-untrained,small-untrained,small-*[0-9],grown,grown-spectral,grown-trained}.st --format jsonl > "$place.spectrum.jsonl"
     xtool inspect --similarity "$place"/{large,large-other-seed,large-untrained,small-untrained,small-*[0-9],grown,grown-spectral,grown-trained}.st --data data.st --format jsonl > "$place.similarity.jsonl"
 }
-for seed in $seeds; do
-    while [ "$(jobs -rp | wc -l)" -ge 2 ]; do wait -n; done
-    one_seed "$seed" > /dev/null &
-done
-wait
+for seed in $seeds; do beside "seed $seed" one_seed "$seed"; done
+finish
 
-cat seed?.spectrum.jsonl > spectrum.jsonl
-cat seed?.similarity.jsonl > similarity.jsonl
+cat seed*[0-9].spectrum.jsonl > spectrum.jsonl
+cat seed*[0-9].similarity.jsonl > similarity.jsonl
 xtool evaluate spectrum.jsonl --where metric=spectrum_distance --pivot label tensor --format markdown | tee tables.md
 xtool evaluate similarity.jsonl --where metric=cka --pivot label layer --format markdown | tee -a tables.md
-xtool plot seed0.spectrum.jsonl --kind spectrum --y singular_value --force -o spectra.png > /dev/null
+xtool plot "seed${seeds%% *}.spectrum.jsonl" --kind spectrum --y singular_value --force -o spectra.png > /dev/null

@@ -12,10 +12,15 @@ from test_operators import grow_to
 
 from xtool import rows
 from xtool.analysis.parts import part_rows
-from xtool.analysis.similarity import cka
+from xtool.analysis.similarity import activations, cka, named_stages
 from xtool.analysis.spectrum import distance, spectrum
-from xtool.archs import architecture, build, count
+from xtool.archs import architecture, build, count, open_model, start
+from xtool.axes import layout
+from xtool.checkpoint import save
+from xtool.header import Header
 from xtool.plots import _draw
+from xtool.storage import Source
+from xtool.tasks import Shape
 
 INSPECT = ("inspect", "--format", "jsonl")
 
@@ -250,6 +255,22 @@ def test_parts_add_up_to_the_model(dials: dict[str, Any]) -> None:
         assert sum(one["share"] for one in own) == pytest.approx(1)
     mlp = [one["value"] for one in found if (one["part"], one["metric"]) == ("mlp", "params")]
     assert mlp == ([] if dials.get("d_ff") == 0 else [3 * 2 * 16 * config["d_ff"]])
+
+
+@pytest.mark.parametrize("arch", ["gpt", "looped"])
+def test_models_of_numbers_are_looked_into_as_they_are(arch: str, tmp_path: Path) -> None:
+    config = configuration(arch, Shape(None, 14, 1, 5))
+    model = build(config)
+    start(model, layout(config), 0)
+    save(tmp_path / "m.st", Header(kind="model", config=config), model.state_dict())
+    numbers = random(4, 14, 5)
+    with Source(tmp_path / "m.st") as source:
+        reader = open_model(source)
+        *_, (name, _) = named_stages(reader)
+        ((_, found),) = activations(reader, numbers, [name])
+    torch.testing.assert_close(found, model.eval()(numbers.float()).flatten(0, 1))
+    params = [one["value"] for one in part_rows(config, "x") if one["metric"] == "params"]
+    assert sum(params) == count(model)
 
 
 def test_parts_are_rows_of_the_command(tmp_path: Path, xtool: Callable[..., Result]) -> None:

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -186,6 +187,31 @@ def test_check_gives_a_verdict_for_each_file(
     assert done.out.splitlines()[1].startswith("bad  m.st: truncated")
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("model", {"config": {"replicas": 0}}, "`replicas` is '0'"),
+        ("model", {"config": {"replicas": "x"}}, "`replicas` is 'x'"),
+        ("data", {"task": {"name": "regression", "function": "linear"}}, "lacks its `dims`"),
+        ("data", {"task": {"sizes": [1]}}, ""),
+        ("data", {"task": {"sizes": {"epoch": "many"}}}, "epoch has 'many' examples"),
+    ],
+    ids=str,
+)
+def test_check_judges_headers_that_cannot_be(
+    kind: str, changes: dict[str, Any], message: str, data: Path, xtool: Callable[..., Result],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    make_model(tmp_path / "m.st", torch.float32)
+    header, tensors = load(data if kind == "data" else tmp_path / "m.st")
+    update = {name: getattr(header, name) | own for name, own in changes.items()}
+    save(tmp_path / "odd.st", header.model_copy(update=update), tensors)
+    done = xtool("check", "odd.st")
+    if message:
+        assert (done.code, message in done.out) == (3, True), done
+    assert "Traceback" not in done.err
+
+
 def test_inspect_shows_lineage_and_axes_without_torch(
     data: Path, xtool: Callable[..., Result], tmp_path: Path
 ) -> None:
@@ -258,6 +284,12 @@ def test_standard_output_is_data_alone(data: Path, xtool: Callable[..., Result])
     assert done.out == "m.st\n"
     assert "parameters" in done.err
     assert xtool("train", data, "--d-model", 8, "--steps", 2, "-o", "n.st", "-q").err == ""
+
+
+def test_a_path_goes_out_as_the_bytes_that_it_is(data: Path, tmp_path: Path) -> None:
+    script = "xtool train data.st --steps 0 --d-model 8 -q -o $'a\\xff.st' | od -An -tx1"
+    done = shell(script, tmp_path, LC_ALL="C.UTF-8")
+    assert bytes.fromhex(done.stdout) == b"a\xff.st\n", done.stderr
 
 
 def test_a_closed_pipe_is_respected(data: Path, tmp_path: Path) -> None:
@@ -500,6 +532,26 @@ def test_train_alone_prepares_its_default_data_and_says_so(
     assert "using checkpoints/counting.st" in again.err
 
 
+def test_an_architecture_without_a_default_task_asks_for_data(
+    xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "taskless.py").write_text(OWN_ARCH.replace('TASK = "counting"', ""))
+    done = xtool("train", "--arch", "taskless.py", "-o", "x.st")
+    assert (done.code, "has no default task" in done.err) == (2, True), done
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "more", [["--label", "x"], ["--split", "test"], ["--data", "data.st"], ["--against", "m.st"]]
+)
+def test_what_only_models_have_is_refused_beside_rows(
+    more: list[str], data: Path, xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "r.csv").write_text("label,metric,value,split\na,loss,1,dev\n")
+    done = xtool("evaluate", "r.csv", *more)
+    assert (done.code, "holds rows: `--label`" in done.err) == (2, True), done
+
+
 def test_a_header_of_another_kind_is_refused(xtool: Callable[..., Result], tmp_path: Path) -> None:
     save(tmp_path / "x.st", Header(kind="model", config={"arch": "gpt"}), {"a": torch.zeros(1)})
     for command in (["inspect", "x.st"], ["evaluate", "x.st"], ["grow", "x.st", "--to", 9]):
@@ -519,11 +571,13 @@ def test_a_header_of_another_kind_is_refused(xtool: Callable[..., Result], tmp_p
         ["train", "data.st", "--from", "n.best.st", "-o", "n.st", "--keep-best", "--steps", "1"],
         ["train", "data.st", "--config", "run.toml", "-o", "run.toml"],
         ["train", "data.st", "--arch", "mine.py", "--steps", "1", "-o", "mine.py"],
+        ["train", "data.st", "--categories", "run.toml", "--steps", "1", "-o", "run.toml"],
         ["grow", "m.st", "--to", "16", "-o", "m.st"],
         ["grow", "m.st", "n.best.st", "m-16.st", "--to", "16"],
         ["grow", "m.st", "--to", "16", "--config", "run.toml", "-o", "run.toml"],
         ["grow", "m.st", "--to", "16", "--race", "-o", "data.st"],
         ["slice", "m.st", "--to", "4", "-o", "m.st"],
+        ["slice", "m.st", "--sort", "importance", "--data", "data.st", "-o", "data.st"],
         ["plot", "rows.svg", "-o", "rows.svg"],
         ["prepare", "counting", "text.txt", "-o", "text.txt"],
     ],

@@ -15,7 +15,7 @@ from xtool.corpora._normalise import ALPHABET, normalise, pieces
 from xtool.dataset import find_data, read_dataset
 from xtool.errors import XtoolError
 from xtool.header import Header
-from xtool.tasks import Shape, make_data
+from xtool.tasks import Shape, counting, make_data
 from xtool.tasks.counting import ENTRY as TASK
 from xtool.tasks.counting import counts
 from xtool.tokenizers import restore
@@ -47,6 +47,19 @@ def test_targets_count_earlier_occurrences_up_to_the_cap() -> None:
     symbols = torch.tensor([[1, 1, 2, 1, 1, 2]])
     assert counts(symbols, 2).tolist() == [[0, 1, 0, 2, 2, 1]]
     assert counts(symbols, 9).tolist() == [[0, 1, 0, 2, 3, 1]]
+
+
+def test_long_strings_are_cut_from_a_corpus_and_counted_in_parts(
+    xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join(f"{chr(97 + i % 26)}{chr(97 + i % 7)}" for i in range(9000))
+    sizes = ["--train-size", 2, "--dev-size", 1, "--test-size", 1]
+    done = xtool("prepare", "counting", "-", "--length", 2000, *sizes, "-o", "l.st", stdin=text)
+    assert done.code == 0, done.err
+    symbols = torch.randint(27, (9, 12), generator=torch.Generator().manual_seed(0))
+    whole = counts(symbols, 3)
+    monkeypatch.setattr(counting, "AT_ONCE", 4 * 12**2)
+    assert torch.equal(counts(symbols, 3), whole)
 
 
 @pytest.mark.parametrize("name", registry.names("tasks"))

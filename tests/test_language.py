@@ -217,6 +217,11 @@ def test_the_unigram_loss_is_the_entropy_of_frequencies() -> None:
     assert float(values["majority"].mean()) == pytest.approx(float((targets == 0).double().mean()))
 
 
+def test_a_token_that_only_begins_a_text_is_counted_for_too() -> None:
+    split = windows(torch.tensor([9, 1, 0, 2, 0, 0, 1, 0, 3, 0, 0]).byte(), 5, {})
+    assert torch.isfinite(TASK.baselines(split, split)["bigram"]).all()
+
+
 def test_a_baseline_is_drawn_beside_its_own_metric(model: Path, xtool: Run) -> None:
     all_rows = rows.read(xtool("evaluate", model, "--format", "jsonl").out, "x")
     for metric, lines in (("loss", ["unigram", "bigram"]), ("accuracy", ["majority"])):

@@ -24,7 +24,9 @@ from xtool.dataset import Split
 from xtool.errors import UsageError
 from xtool.evaluation.details import DetailRequest, details
 from xtool.evaluation.differences import Counterparts
+from xtool.evaluation.trace import trace, trace_rows
 from xtool.header import Header
+from xtool.layers._trace import tracing
 from xtool.storage import Source
 from xtool.surgery.loops import fold, unroll
 from xtool.tasks import Shape
@@ -237,6 +239,20 @@ def test_masks_and_noise_between_loops() -> None:
     assert torch.equal(noisy[0][3].logits, noisy[1][3].logits), "the same noise each time"
 
 
+def test_what_each_loop_looks_at_is_averaged_over_the_loops() -> None:
+    model = made(torch.float32, n_loops=3).eval()
+    x, y = prompts(4, torch.float32)
+    traces = trace(model, Split(x, y))
+    assert {one["n"] for one in trace_rows(traces)} == {4}
+    entropies = []
+    with tracing(model) as own:
+        for loops in (1, 2, 3):
+            list(model.every_loop(x, loops))  # type: ignore[operator]
+            entropies.append(torch.stack(own[0].now["attention_entropy"]).sum(0))
+            own[0].close()
+    assert torch.allclose(traces[0].found["attention_entropy"][0], entropies[2] / 3)
+
+
 def test_registers_are_read_and_remember_only_without_a_causal_mask() -> None:
     x, _ = prompts()
     other = x.clone()
@@ -356,13 +372,15 @@ def test_loops_with_differences_grow_and_unroll_exactly(method: str, tmp_path: P
     assert torch.equal(read_model(tmp_path / "deep.st")[2].eval()(x), model.eval()(x))
 
 
+@pytest.mark.parametrize("turns", [["--loop-rank", 2], ["--untied", "--n-layers", 3]], ids=str)
 def test_loops_that_take_turns_resume_to_the_bit_and_are_sorted(
-    xtool: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    turns: list[Any], xtool: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = ["--arch", "looped", "--d-model", 16, "--n-heads", 2, "--batch-size", 8, "--threads", 1]
-    loops = ["--n-loops", 3, "--loops-by", "random", "--loops-from", 1, "--loop-rank", 2]
+    loops = ["--n-loops", 3, "--loops-by", "random", "--loops-from", 1, *turns]
     args = ["train", data, *shape, *loops, "--steps", 12, "-q", "--label", "x"]
-    assert xtool(*args, "-o", "a.st").code == 0
+    done = xtool(*args, "-o", "a.st")
+    assert (done.code, "cannot learn" in done.err) == (0, False), done
     step = loop._Loop._step
 
     def stopping(self: Any) -> None:
@@ -375,10 +393,30 @@ def test_loops_that_take_turns_resume_to_the_bit_and_are_sorted(
         assert xtool(*args, "-o", "b.st").code == 130
     assert xtool(*args, "-o", "b.st", "--resume").code == 0
     assert (tmp_path / "a.st").read_bytes() == (tmp_path / "b.st").read_bytes()
+    if "--untied" in turns:
+        return
     done = xtool("train", data, "--from", "a.st", "--nest", "8", "--steps", 1, "-q", "-o", "n.st")
     assert done.code == 0, done.err
     done = xtool("train", data, "--from", "a.st", "--n-loops", 4, "-o", "x.st")
     assert (done.code, "each loop has a difference of its own" in done.err) == (2, True)
+
+
+def test_what_attention_passes_on_begins_anew_in_each_loop_unrolled_or_not(tmp_path: Path) -> None:
+    dials = {"injection": "none", "loop_norm": False, "attention": "key-importance", "n_loops": 3}
+    model = written(tmp_path / "loop.st", made(torch.float32, **dials), dials)
+    said, proof = unroll(tmp_path / "loop.st", tmp_path / "deep.st")
+    assert ("looped" in said, proof.difference) == (True, 0)
+    x, _ = prompts(dtype=torch.float32)
+    assert torch.equal(read_model(tmp_path / "deep.st")[2].eval()(x), model.eval()(x))
+
+
+def test_prompts_of_two_batches_have_noise_of_their_own() -> None:
+    model = made(torch.float32, n_loops=3)
+    x, y = prompts(1, torch.float32)
+    split = Split(x.expand(300, -1, -1), y.expand(300, -1))
+    ((_, found),) = details(model, Regression(), split, DetailRequest(between=[Between(noise=0.5)]))
+    errors = found["squared_error"]
+    assert len(errors.unique()) == 300
 
 
 @pytest.mark.parametrize("injection", ["none", "add"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Result, configuration
+from conftest import Result, configuration, make_model
 from torch import Tensor, nn
 
 from xtool.archs import (
@@ -18,6 +18,7 @@ from xtool.archs import (
     build,
     canonical,
     count,
+    flops,
     is_trained,
     label_of,
     parse_size,
@@ -32,7 +33,9 @@ from xtool.archs import (
 from xtool.averages import paired
 from xtool.axes import fixed, layout
 from xtool.checkpoint import load, save
+from xtool.dataset import Split
 from xtool.errors import UsageError
+from xtool.evaluation.importance import sort_units
 from xtool.header import Header
 from xtool.rows import row
 from xtool.surgery.slice import slice_model
@@ -344,17 +347,81 @@ def test_only_the_sizes_of_a_step_get_gradients_and_the_largest_is_not_distilled
     assert not torch.allclose(mostly[0][:32, :8], mostly[1][:32, :8])
 
 
+@pytest.mark.parametrize("schedule", ["joint", "sandwich", "random"])
+def test_nested_heads_cost_what_a_schedule_trains(schedule: str) -> None:
+    dials = {"nest": "head=2,4,8", "nest_drawn": 1, "nest_schedule": schedule}
+    config = configuration("gpt", SHAPE, **dials)
+    plain = {**config, "nest": None}
+    body = 3 * flops({**plain, "d_model": 16}) - 3 * flops({**plain, "n_layers": 0})
+    heads = [3 * flops({**plain, "d_model": n, "n_layers": 0}) for n in (2, 4, 8, 16)]
+    drawn = {"joint": sum(heads), "random": sum(heads) // 4}
+    drawn["sandwich"] = heads[0] + heads[3] + (heads[1] + heads[2]) // 2
+    assert costs_of(config)[-1][1] == body + drawn[schedule]
+
+
+def test_mixed_sizes_cost_the_mean_of_what_they_may_be() -> None:
+    config = configuration(
+        "gpt", SHAPE, nest="d_ff=8,24", nest_mix=True, nest_drawn=1, nest_schedule="joint"
+    )
+    widths = [8, 24, config["d_ff"]]
+    mixes = [3 * flops(sized(config, {"d_ff": [one, other]})) for one in widths for other in widths]
+    ends = [3 * flops(sized(config, {"d_ff": width})) for width in (8, config["d_ff"])]
+    assert costs_of(config)[-1][1] == sum(ends) + sum(mixes) // 9
+
+
+def test_only_a_gpt_has_a_head_to_cut() -> None:
+    for arch in ("bigram", "looped"):
+        with pytest.raises(UsageError, match="is for a gpt"):
+            sized(configuration(arch, SHAPE), {"head": 8})
+
+
+def test_widths_by_layer_are_compared_with_those_of_the_layers_that_stay(
+    xtool: Run, tmp_path: Path
+) -> None:
+    config = make_model(tmp_path / "m.st", d_ff=[64, 32, 64], n_layers=3)
+    small = sized({**config, "d_ff": [64, 32, 32]}, {"n_layers": 1})
+    assert (small["n_layers"], small["d_ff"]) == (1, 64)
+    for layers, widths in (("1", 64), ("1-2", [32, 64]), ("0,2", 64)):
+        args = ["slice", "m.st", "--n-layers", layers, "--untrained-ok", "--force", "-o", "s.st"]
+        done = xtool(*args)
+        assert done.code == 0, done.err
+        assert load(tmp_path / "s.st")[0].config["d_ff"] == widths
+    done = xtool("slice", "m.st", "--n-layers", 6, "--untrained-ok", "-o", "x.st")
+    assert (done.code, "`n_layers` 3 -> 6: slicing only makes" in done.err) == (2, True), done
+    nested = configuration("gpt", SHAPE, n_layers=4, nest="d_ff=8,24")
+    assert not is_trained(nested, {**nested, "n_layers": 2, "d_ff": [8, 24]})
+
+
+def test_heads_whose_place_says_how_far_they_look_are_not_sorted() -> None:
+    config = configuration(
+        "gpt", SHAPE, attention="strided", window=4, strides="1,2", d_model=32, n_heads=4
+    )
+    model, ours = build(config).double(), layout(config)
+    start(model, ours, 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator).double()
+    symbols = torch.randint(21, (4, 12), generator=generator)
+    before = model.eval()(symbols)
+    sort_units(model, ours, Split(symbols, symbols))
+    torch.testing.assert_close(model(symbols), before, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize(
-    ("schedule", "flops"), [("joint", [0, 1, 2, 3]), ("sandwich", [0, 3, 1.5]), ("random", [1.5])]
+    ("schedule", "each_step"),
+    [("joint", [0, 1, 2, 3]), ("sandwich", [0, 3, 1.5]), ("random", [1.5])],
 )
-def test_a_schedule_takes_the_sizes_that_its_flops_count(schedule: str, flops: list[float]) -> None:
+def test_a_schedule_takes_the_sizes_that_its_flops_count(
+    schedule: str, each_step: list[float]
+) -> None:
     dials = {"d_model": 32, "n_heads": 4, "nest_schedule": schedule}
     config = configuration("gpt", SHAPE, nest="d_model=8,16,24", **dials)
     config["nest"] = canonical(config)
     each = [costs_of(sized(config, size.changes))[-1][1] for size in sizes_of(config)]
     middle = {1.5: (each[1] + each[2]) // 2 if schedule != "random" else sum(each) // 4}
     assert costs_of(config)[-1][1] == sum(
-        middle[one] if one == 1.5 else each[int(one)] for one in flops
+        middle[one] if one == 1.5 else each[int(one)] for one in each_step
     )
     who = Replicas(build(config).train(), config, 1).nested
     assert who is not None

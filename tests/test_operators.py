@@ -793,3 +793,21 @@ def test_exact_operators_keep_every_choice_of_layers(
     if dials.get("attention") == "qk-norm":
         with pytest.raises(UsageError, match="`qk-norm` depends on `d_head`"):
             grow_to(tmp_path / "a.st", tmp_path / "c.st", method, d_head=16)
+
+
+def test_what_an_operator_cannot_take_is_refused_before_it_writes(
+    xtool: Callable[..., Result], tmp_path: Path
+) -> None:
+    make_model(tmp_path / "a.st", torch.float32)
+    make_model(tmp_path / "none.st", torch.float32, d_ff=0)
+    make_model(tmp_path / "bi.st", torch.float32, arch="bigram")
+    before = sorted(os.listdir(tmp_path))
+    for args, message in (
+        (["a.st", "--to", 32, "--method", "clone", "--noise-db", -10000], "must be -200 to 200"),
+        (["none.st", "--d-ff", 100], "no dial `d_ff` to change"),
+    ):
+        done = xtool("grow", *args, "-o", "b.st")
+        assert (done.code, message in done.err) == (2, True), done
+        assert sorted(os.listdir(tmp_path)) == before
+    done = xtool("grow", "bi.st", "--context", 16, "--method", "split", "-o", "b.st")
+    assert done.code == 0, done.err

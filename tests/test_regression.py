@@ -17,6 +17,7 @@ from xtool.tasks import open_data, task_of
 from xtool.tasks._functions import function_of, variance_of
 from xtool.tasks._solvers import errors_of
 from xtool.tasks._table import parts_of
+from xtool.training.costs import costs_of
 
 Run = Callable[..., Result]
 TASK = {"dims": 6, "points": 15, "noise": 0.0, "nonzero": 2, "depth": 3, "hidden": 40}
@@ -146,11 +147,12 @@ def test_dev_and_test_do_not_scale_a_table(tmp_path: Path) -> None:
     torch.testing.assert_close(back.sort(0).values, rows.sort(0).values, atol=1e-4, rtol=0)
 
 
-def test_fitted_growth_reads_functions_that_are_drawn(xtool: Run) -> None:
+@pytest.mark.parametrize("arch", [[], ["--arch", "looped", "--n-loops", 2]], ids=str)
+def test_fitted_growth_reads_functions_that_are_drawn(arch: list[Any], xtool: Run) -> None:
     small = ["--dims", 3, "--points", 6, "--dev-size", 8, "--test-size", 8]
     assert xtool("prepare", "regression", *small, "-o", "r.st").code == 0
     shape = ["--d-model", 8, "--n-heads", 1, "--n-layers", 1, "--batch-size", 8, "--threads", 1]
-    assert xtool("train", "r.st", *shape, "--steps", 2, "-o", "m.st").code == 0
+    assert xtool("train", "r.st", *arch, *shape, "--steps", 2, "-o", "m.st").code == 0
     fit = ["--method", "learned", "--data", "r.st", "--fit-steps", 3, "--fit-batch", 8]
     done = xtool("grow", "m.st", "--to", 16, *fit, "-o", "g.st")
     assert (done.code, "fit: 3 steps, training loss" in done.err) == (0, True), done
@@ -225,7 +227,17 @@ def test_a_curriculum_grows_the_prompts(xtool: Run, tmp_path: Path) -> None:
     ]  # fmt: skip
     shape = ["--arch", "looped", "--n-loops", 2, "--d-model", 8, "--n-heads", 1, "--threads", 1]
     train = ["train", "c.st", *shape, "--steps", 5, "--batch-size", 4]
-    assert xtool(*train, "-o", "m.st").code == 0
+    assert xtool(*train, "--watch", "-o", "m.st").code == 0
+    # Three steps of 8 positions, two of 12.
+    header = load(tmp_path / "m.st")[0]
+    each = [costs_of({**header.config, "context": 2 * points})[0][1] for points in (4, 6)]
+    assert header.training["progress"]["flops"] == 4 * (3 * each[0] + 2 * each[1])
+    assert task.lengths(data.header) == [(0, 8), (3, 12), (6, 16), (9, 18)]
+    own = [json.loads(line) for line in (tmp_path / "m.rows.jsonl").read_text().splitlines()]
+    rates = {one["metric"]: one["value"] for one in own if "per_second" in one["metric"]}
+    assert rates["flops_per_second"] / rates["tokens_per_second"] == pytest.approx(
+        (3 * each[0] + 2 * each[1]) / (3 * 8 + 2 * 12)
+    )
     for name, more, message in (
         ("long", ["--dims", 4, "--points", 10], "a prompt has 20 positions"),
         ("wide", ["--dims", 5, "--points", 9], "its points have 5 `dims`, the model reads 4"),
@@ -252,6 +264,10 @@ def test_a_curriculum_grows_the_prompts(xtool: Run, tmp_path: Path) -> None:
     assert (done.code, "are drawn as they are trained on" in done.err) == (2, True)
     assert xtool(*train, "--positions", "rotary", "-o", "r.st").code == 0
     assert xtool("evaluate", "r.st", "--data", "long.st").code == 0
+    placed = [*train, "--positions", "rotary", "--attention", "structure-mlp"]
+    assert xtool(*placed, "-o", "p.st").code == 0
+    done = xtool("evaluate", "p.st", "--data", "long.st")
+    assert (done.code, "a prompt has 20 positions" in done.err) == (1, True), done
     for flags, message in (
         (["--dims-from", 11], "`--dims-from` is 11"),
         (["--scale", 0], "`--scale` is 0"),

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import Result, configuration
+from torch import Tensor
 
 from xtool.archs import read_model
 from xtool.checkpoint import load
+from xtool.layers.attention import _flex
 from xtool.layers.attention._fixed import near
 from xtool.layers.attention._flex import flex
 from xtool.layers.attention._kernel import attend, kernel
+from xtool.layers.positions import frequencies, turned
 from xtool.storage import Source
 from xtool.training import routes
 
@@ -57,6 +60,23 @@ def test_a_route_changes_no_more_than_rounding(
     one, other = (read_model(tmp_path / f"{name}.st")[2].state_dict() for name in "ab")
     for name, tensor in one.items():
         assert torch.allclose(tensor, other[name], rtol=0, atol=1e-4), name
+
+
+def test_masks_that_an_evaluation_makes_first_can_be_trained_with() -> None:
+    _flex._blocks.cache_clear()
+    with torch.inference_mode():
+        mask = _flex._blocks(150, 40, True, "cpu")
+    held = [one for one in vars(mask).values() if isinstance(one, Tensor)]
+    assert held
+    assert not any(one.is_inference() for one in held)
+
+
+def test_rotary_positions_are_whole_numbers_in_bf16_too() -> None:
+    x = torch.randn(1, 1, 1000, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    table = frequencies(4).float()
+    found, wanted = turned(x, table), turned(x.double(), table.double())
+    assert found.dtype == torch.bfloat16
+    assert (found - wanted).abs().max() < 0.02
 
 
 def test_flex_attention_has_the_same_windows(data: Path, xtool: Callable[..., Result]) -> None:

@@ -44,6 +44,8 @@ def test_csv_and_json_lines_hold_the_same_rows() -> None:
         ('{"metric": "a", "value": true}', "`value` must be"),
         ('{"metric": "a", "value": 1, "value": 2}', "twice"),
         ('{"metric": "a", "value": 1, "label": []}', "`label` must be text"),
+        ('{"metric": "a", "value": 1, "far": 1' + "0" * 400 + "}", "`far` must be a finite number"),
+        ("metric,value,far\na,1,1e999\n", "`far` must be a finite number"),
         ("{" * 5000, "nested too deeply|not JSON"),
     ],
 )
@@ -114,6 +116,36 @@ def test_a_pivot_refuses_to_mix_metrics() -> None:
     mixed = [ONE, rows.row(label="a", metric="loss", value=1.0, split="dev")]
     with pytest.raises(UsageError, match="several values of `metric`"):
         averages.pivot(mixed, "label", "seed")
+
+
+def test_a_pivot_refuses_to_mix_sizes_and_steps() -> None:
+    mixed = [run("a", 0, 0.5) | {"size": size} for size in ("8", "16")]
+    with pytest.raises(UsageError, match="`size` 16 and 8 would be averaged"):
+        averages.pivot(mixed, "label", "split")
+    journal = [run("a", 0, 0.5) | {"step": step} for step in (10, 20)]
+    with pytest.raises(UsageError, match="`a` at step 10 and at 20 would be averaged"):
+        averages.pivot(journal, "label", "split")
+
+
+def test_runs_that_ended_at_steps_of_their_own_are_averaged() -> None:
+    ends = [run("a", s, 0.5) | {"digest": str(s), "step": 10 * s, "more": [s > 9]} for s in (1, 2)]
+    (mean,) = averages.average(ends, "seed")
+    assert (mean["n"], mean["step"], mean["more"]) == (2, 15, [False])
+    (mean,) = averages.average([run("a", s, 1.0) for s in range(3)], "seed")
+    assert (mean["low"], mean["high"]) == (1.0, 1.0)
+
+
+def test_a_value_with_a_comma_is_selected_whole() -> None:
+    mixes = [run("small, 0.4", 0, 0.5) | {"size": size} for size in ("d_ff=64", "d_ff=64,128")]
+    (one,) = rows.select(mixes, ["size=d_ff=64,128"])
+    assert one["size"] == "d_ff=64,128"
+    assert len(rows.select(mixes, ["label=small, 0.4"])) == 2
+
+
+def test_groups_and_digests_of_a_csv_file_are_text() -> None:
+    text = "metric,value,group,data\nx,1,01,123e99999999\n"
+    (one,) = rows.read(text, "x")
+    assert (one["group"], one["data"]) == ("01", "123e99999999")
 
 
 def test_a_table_aligns_and_markdown_has_a_rule() -> None:

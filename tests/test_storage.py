@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from xtool import atomic, writing
+from xtool.atomic import replacing
 from xtool.checkpoint import Reader, load, save, save_streamed
 from xtool.errors import CheckFailed, XtoolError
 from xtool.header import Header
@@ -320,6 +321,14 @@ def test_fsync_comes_before_the_rename_and_the_folders_after(
     monkeypatch.setattr(os, "link" if is_new else "replace", note_place)
     write_small(tmp_path / "a.st")
     assert calls == ["fsync file", "place", "fsync folder"]
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("模" * 84 + ".st")
+    for content in (b"one", b"two"):
+        with replacing(path) as (file, _):
+            file.write(content)
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"two"]
 
 
 def test_a_name_that_another_writer_took_meanwhile_is_not_overwritten(tmp_path: Path) -> None:

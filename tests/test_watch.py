@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Result
+from conftest import Result, configuration
 
 from xtool import rows
-from xtool.archs import read_model
+from xtool.archs import build, read_model
 from xtool.checkpoint import load
 from xtool.layers.attention import plain
-from xtool.training.watch import without_gradient
+from xtool.training.replicas import Replicas
+from xtool.training.watch import Watch, without_gradient
 
 RUN = ["--d-model", 8, "--n-layers", 2, "--threads", 1, "--precision", "fp64", "--batch-size", 96]
 
@@ -76,6 +77,16 @@ def test_watching_changes_no_byte_and_replicas_are_as_alone(
         ours = [one for one in every if (one["metric"], one["replica"]) == (metric, 0)]
         for one in (one for one in ours if one["step"] == 3):
             assert one["value"] == pytest.approx(alone[one.get("part")], rel=1e-9)
+
+
+def test_what_was_found_of_a_step_is_told_once() -> None:
+    model = build(configuration())
+    watch = Watch(model, Replicas(model, configuration(), 1), 5)
+    assert watch.step == 5
+    watch.gradients()
+    assert watch.found
+    watch.start(6)
+    assert not watch.found
 
 
 def test_what_gets_no_gradient_is_named(

@@ -67,7 +67,7 @@ def replacing(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     real = path.resolve()
     is_new = not real.exists()
     _remove_stale(real)
-    temporary = real.with_name(f".{real.name[:200]}.{secrets.token_hex(4)}.tmp")
+    temporary = real.with_name(f"{_start(real)}{secrets.token_hex(4)}.tmp")
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with os.fdopen(fd, "w+b") as file:
@@ -112,9 +112,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def _start(real: Path) -> str:
+    """How the name of a temporary file begins, which may have no more than 255 bytes."""
+    return f".{os.fsdecode(os.fsencode(real.name)[:200])}."
+
+
 def _remove_stale(real: Path) -> None:
     """Remove what killed writers of this output left; a live writer holds its file's lock."""
-    prefix, suffix = f".{real.name[:200]}.", ".tmp"
+    prefix, suffix = _start(real), ".tmp"
     for name in os.listdir(real.parent) if real.parent.is_dir() else []:
         if not (
             name.startswith(prefix) and name.endswith(suffix) and len(name) == len(prefix) + 12

@@ -5,7 +5,7 @@ from statistics import stdev
 from typing import Any
 
 from xtool.errors import UsageError, unknown
-from xtool.intervals import Estimate, estimate, p_value, wilson
+from xtool.intervals import Estimate, estimate, p_value
 from xtool.rows import Row, require_column, row, short
 
 # The metric that each baseline is one of.
@@ -17,7 +17,7 @@ BASELINES |= dict.fromkeys(
 ALONGSIDE = ("metric", "split", "seed", "replica", "step", "epoch", "tensor", "layer")
 UNLIKE = ("arch", "task", "data", "split", "metric")
 # What an evaluation did to the same model.
-ASKED = ("loops", "examples", "exit", "threshold", "mask", "keep", "kept", "state_noise")
+ASKED = ("size", "loops", "examples", "exit", "threshold", "mask", "keep", "kept", "state_noise")
 FRACTIONS = ("accuracy", "majority", "agreement", "acceptance")
 
 
@@ -25,9 +25,6 @@ def bounded(metric: str, found: Estimate) -> Estimate:
     """An estimate whose interval stays within 0 and 1 where the metric does."""
     if metric not in FRACTIONS or found.low is None or found.high is None:
         return found
-    if found.low == found.high and found.value in (0.0, 1.0):
-        least = wilson(found.value, found.n)
-        return Estimate(found.value, *least, found.n)
     return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0), found.n)
 
 
@@ -43,6 +40,7 @@ def summarise(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...],
         if one not in cell:
             cell.append(one)
     for found in cells.values():
+        _require_one_step(found)
         for name in (*UNLIKE, *ASKED):
             values = sorted({str(one.get(name)) for one in found})
             if len(values) > 1:
@@ -53,6 +51,18 @@ def summarise(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...],
     return {key: _estimate(found) for key, found in cells.items()}
 
 
+def _require_one_step(rows: Sequence[Row]) -> None:
+    """Raise UsageError where a run is there at several of its steps."""
+    steps: dict[tuple[Any, ...], Any] = {}
+    for one in rows:
+        run = tuple(one.get(name) for name in ("label", "seed", "replica", "part", "layer", "head"))
+        if steps.setdefault(run, one.get("step")) != one.get("step"):
+            raise UsageError(
+                f"`{one['label']}` at step {steps[run]} and at {one['step']} would be averaged",
+                f"choose one with `--where step={one['step']}`",
+            )
+
+
 def _estimate(rows: list[Row]) -> Estimate:
     if len(rows) > 1:
         return bounded(str(rows[0]["metric"]), estimate([float(one["value"]) for one in rows]))
@@ -61,6 +71,7 @@ def _estimate(rows: list[Row]) -> Estimate:
 
 
 REPEATED = ("seed", "replica")
+LENGTHS = ("step", "epoch", "lineage_epoch")
 MEASURED = ("value", "low", "high", "n", "params", "flops", "lineage_flops", "seconds")
 
 
@@ -83,14 +94,16 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
     dropped = {*repeated, "digest", "p_value", *MEASURED, "lineage_seconds", "loops_used"}
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for one in rows:
-        key = tuple((name, value) for name, value in one.items() if name not in dropped)
+        # A model is what its run ended with, wherever that was; a journal's rows are of one step.
+        away = {*dropped, *LENGTHS} if one.get("digest") else dropped
+        key = tuple((name, repr(value)) for name, value in one.items() if name not in away)
         groups.setdefault(key, []).append(one)
     if len(groups) == len(rows):
         raise UsageError(
             f"no two rows differ only by `{over}`", "give the runs to average one `--label`"
         )
     out = []
-    for key, found in groups.items():
+    for found in groups.values():
         if len(found) == 1:
             out.append(found[0])
             continue
@@ -98,8 +111,8 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
         if len(set(models)) < len(models):
             raise UsageError("the same model is there twice", "name each once")
         mean = _estimate(found)
-        made = row(**dict(key)) | {"value": mean.value, "low": mean.low, "high": mean.high}
-        used = ("loops_used",) if "loops_used" in found[0] else ()
+        made = row(**{n: v for n, v in found[0].items() if n not in dropped}) | vars(mean)
+        used = [name for name in ("loops_used", *LENGTHS) if name in found[0]]
         costs = (*used, "params", "flops", "lineage_flops", "seconds", "lineage_seconds")
         spread = {"n": len(found), "sd": stdev(float(one["value"]) for one in found)}
         out.append(made | spread | {name: _mean(found, name) for name in costs})
@@ -149,7 +162,7 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
                 )
         pairs = [one["value"] - base[value]["value"] for value, one in found.items()]
         mean, first = estimate(pairs), next(iter(found.values()))
-        numbers = {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
+        numbers = dict(vars(mean))
         numbers["sd"] = stdev(pairs) if len(pairs) > 1 else None
         kept = {c: first.get(c) for c in ("arch", "task", "data", "split", "device")}
         kept |= {} if size is None else {"size": size}

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from inspect import signature
+from io import TextIOWrapper
 from pathlib import Path
 from traceback import extract_tb
 from typing import Annotated, Any, NoReturn
@@ -109,12 +110,17 @@ def main() -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Give standard streams that were closed a place, so that no file takes their number."""
+    """Give standard streams that were closed a place, so that no file takes their number.
+
+    Paths go out as the bytes that they are.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
             if name == "stdout":
                 fail("standard output is closed", "`> /dev/null` drops what a command says", 1)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def _drop_output() -> None:

@@ -101,6 +101,8 @@ class Option:
                     "one for all layers, or one for each: `64,128,128,256`",
                 )
             found.append(int(part))
+        if not found:
+            raise UsageError(f"{where}: `{self.name}` is an empty list", "leave it out")
         return found if len(found) > 1 else found[0]
 
 

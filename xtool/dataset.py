@@ -188,8 +188,11 @@ def read_dataset(path: Path) -> Dataset:
         if any(len(one) != len(inputs) for one in extra.values()):
             raise XtoolError(f"{path}: split `{name}` has an extra tensor of another length")
         splits[name] = Split(inputs, targets, extra=extra)
-    if size := header.task.get("sizes", {}).get("epoch"):
-        splits["train"] = Drawn.of(int(size), tensors.get("train.rows"))
+    sizes = header.task.get("sizes", {})
+    if isinstance(sizes, dict) and (size := sizes.get("epoch")):
+        if type(size) is not int or size < 1:
+            raise XtoolError(f"{path}: the header's epoch has {str(size)[:40]!r} examples")
+        splits["train"] = Drawn.of(size, tensors.get("train.rows"))
     if "train" not in splits:
         raise XtoolError(f"{path}: has no split `train`")
     return Dataset(header, splits)

@@ -88,7 +88,10 @@ class Header(BaseModel):
     @property
     def replicas(self) -> int:
         """How many models the file holds."""
-        return int(self.config.get("replicas", 1))
+        found = self.config.get("replicas", 1)
+        if type(found) is not int or found < 1:
+            raise XtoolError(f"the header's `replicas` is {str(found)[:40]!r}, no whole number")
+        return found
 
     def inherited(self) -> Training:
         """What a model cut or grown from this one keeps: its lineage's cost, not its label."""

@@ -140,6 +140,9 @@ def _check(one: Row, where: str) -> None:
         number = isinstance(cell, int | float) and not isinstance(cell, bool)
         if name not in TEXT and cell is not None and not (number and abs(cell) <= LARGEST):
             raise XtoolError(f"{where}: `{name}` must be a finite number, not {str(cell)[:40]!r}")
+    for name, cell in one.items():
+        if isinstance(cell, int | float) and abs(cell) > LARGEST:
+            raise XtoolError(f"{where}: `{name}` must be a finite number, not {str(cell)[:40]!r}")
     if not isinstance(one.get("size"), str | int | float | None):
         raise XtoolError(f"{where}: `size` must be text or a number")
     if one["low"] is not None and one["high"] is not None and one["low"] > one["high"]:
@@ -163,7 +166,8 @@ def _read_jsonl(text: str, where: str) -> list[Row]:
 
 LARGEST = 1e200
 TEXT = {"label", "digest", "arch", "task", "split", "metric", "device"}
-NAMES = {"token", "other"}  # free columns of text, where `7` and `nan` are no numbers
+# Free columns of text, where `7`, `nan` and `1e999` are no numbers.
+NAMES = {"token", "other", "group", "other_group", "data", "against"}
 
 
 def _read_csv(text: str, where: str) -> list[Row]:
@@ -205,7 +209,10 @@ def select(rows: Sequence[Row], where: Sequence[str]) -> list[Row]:
         if not equals:
             raise UsageError(f"`{condition}` is not COLUMN=VALUE")
         require_column(rows, name)
-        kept = [one for one in kept if any(_same(one.get(name), w) for w in wanted.split(","))]
+        # A size such as `d_ff=64,128` has a comma of its own.
+        whole = any(str(one.get(name)) == wanted for one in kept)
+        either = [wanted] if whole else wanted.split(",")
+        kept = [one for one in kept if any(_same(one.get(name), w) for w in either)]
         if not kept:
             found = sorted({str(one.get(name)) for one in rows})
             raise XtoolError(f"no row has `{condition}`", f"`{name}` is one of: {', '.join(found)}")

@@ -64,7 +64,7 @@ def resized(
 
 def _require_dials(config: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     for name, size in changes.items():
-        if config.get(name) is None:
+        if not config.get(name):
             raise UsageError(f"the model has no dial `{name}` to change")
         if min(size if isinstance(size, list) else [size]) < 1:
             raise UsageError(f"`{name}` is {size}, it must be at least 1")

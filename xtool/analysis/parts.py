@@ -23,9 +23,12 @@ def part_rows(config: Mapping[str, Any], label: str) -> list[Row]:
         part = _part(name)
         params[part] = params.get(part, 0) + parameter.numel()
     counter = FlopCounterMode(display=False)
-    symbols = torch.zeros(1, config["context"], dtype=torch.int64, device="meta")
+    if numbers := config.get("d_input"):
+        example = torch.zeros(1, config["context"], numbers, device="meta")
+    else:
+        example = torch.zeros(1, config["context"], dtype=torch.int64, device="meta")
     with counter, torch.inference_mode():
-        cast(Model, model)(symbols)
+        cast(Model, model)(example)
     root = type(model).__name__ + "."
     flops = dict.fromkeys(params, 0)
     for module, operations in counter.get_flop_counts().items():

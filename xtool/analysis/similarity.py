@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Float64, Integer
+from jaxtyping import Float, Float64, Num
 from torch import Tensor
 
 from xtool.analysis.spectrum import model_columns
@@ -77,13 +77,13 @@ def named_stages(reader: Reader) -> list[tuple[str, Callable[[], Stage]]]:
 
 @torch.inference_mode()
 def activations(
-    reader: Reader, inputs: Integer[Tensor, "N T"], wanted: Sequence[str]
+    reader: Reader, inputs: Num[Tensor, "N T *d"], wanted: Sequence[str]
 ) -> Iterator[tuple[str, Float[Tensor, "positions P"]]]:
     """What each wanted stage of a stored model gives, (N*T, P), in the type that it is stored in.
 
     At any time the tensors of one stage are in memory.
     """
-    x = inputs.long()  # (N, T)
+    x = inputs if inputs.is_floating_point() else inputs.long()  # (N, T) or (N, T, d)
     batch = max(1, BATCH // inputs.shape[1])
     for name, read in named_stages(reader):
         stage = read()
@@ -119,8 +119,8 @@ def similarity_rows(
     shortest = min((_header(path) for path in paths), key=lambda one: one.config["context"])
     inputs = fitted(data, shortest, "the data").split(split).inputs
     inputs = inputs[: max(1, POSITIONS // inputs.shape[1])]  # (N, T)
-    if inputs.numel() < LEAST:
-        raise XtoolError(f"split `{split}` has {inputs.numel()} positions, cka needs {LEAST}")
+    if (positions := inputs.shape[:2].numel()) < LEAST:
+        raise XtoolError(f"split `{split}` has {positions} positions, cka needs {LEAST}")
     rows: list[Row] = []
     with Source(paths[0]) as source:
         first = open_model(source)
@@ -144,7 +144,7 @@ def _header(path: Path) -> Header:
 
 
 def _compare(
-    first: Reader, reader: Reader, inputs: Integer[Tensor, "N T"], note: Callable[[str], None]
+    first: Reader, reader: Reader, inputs: Num[Tensor, "N T *d"], note: Callable[[str], None]
 ) -> list[tuple[str, float]]:
     """The similarity after each stage that both models have, in order."""
     path = reader.source.path

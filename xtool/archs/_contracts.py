@@ -13,7 +13,10 @@ from xtool.tasks import Shape
 
 @runtime_checkable
 class Model(Protocol):
-    """A built model: (B, T) symbols, or (B, T, d) numbers -> (B, T, C) logits."""
+    """A built model: (B, T) symbols, or (B, T, d) numbers -> (B, T, C) logits.
+
+    In training one that is looped gives those of each loop of the loss, (S, B, T, C).
+    """
 
     def __call__(self, inputs: Num[Tensor, "B T *d"]) -> Float[Tensor, "B T C"]:
         """Logits of every position."""
@@ -69,12 +72,14 @@ class Between:
         keep: `first` or `last`: at which end of the positions those are that are kept.
         kept: how many.
         noise: standard deviation of what is added to the state before each loop but the first.
+        seed: of the noise; another one for each batch.
     """
 
     mask: str | None = None
     keep: str = "first"
     kept: int = 0
     noise: float = 0.0
+    seed: int = 0
 
     def at(self, what: str, x: Float[Tensor, "B RT D"], skip: int) -> Float[Tensor, "B RT D"]:
         """A state or an input with the positions that are not kept set to 0, but the first few."""

@@ -13,7 +13,6 @@ from typing import Any
 from xtool.archs._sizes import HEAD, Size, axes_of, same_size, size_of, sized, sizes_of
 from xtool.errors import UsageError
 
-WHOLE = ("gpt", "matryoshka")  # whose head alone reads what comes before it
 SIZE = "sizes"  # under which names stand what a size has of its own
 LARGEST_WEIGHT = 1e6
 
@@ -30,8 +29,6 @@ def canonical(config: Mapping[str, Any]) -> str | None:
     sizes = sizes_of(config)
     for size in sizes:
         sized(config, size.changes)
-    if HEAD in axes and config["arch"] not in WHOLE:
-        raise UsageError(f"`--nest head=...` is for a gpt, the model is a {config['arch']}")
     weights_of(config, len(sizes))
     if not 0 <= config["nest_distill"] <= 1:
         raise UsageError(f"`nest_distill` is {config['nest_distill']}, it must be 0 to 1")
@@ -48,6 +45,8 @@ def is_trained(config: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     Mixes of trained feed-forward widths count, in any layer.
     """
     axes = {name: sizes for name, sizes in axes_of(config).items() if name != HEAD}
+    if "n_layers" not in axes and wanted.get("n_layers") != config.get("n_layers"):
+        return False
     given = {name: wanted[name] for name in axes}
     for name, sizes in axes.items():
         each = given[name] if isinstance(given[name], list) else [given[name]]

@@ -19,6 +19,7 @@ from xtool.widths import larger, resized
 
 AXES = ("d_model", "n_heads", "d_ff", "n_layers")
 HEAD, AUTO = "head", "auto"
+WHOLE = ("gpt", "matryoshka")  # whose head alone reads what comes before it
 FREE = ("context", "vocab_size")  # fewer positions or symbols are no other size
 ORDER = ("d_model", "n_heads", "n_kv_heads", "d_ff", "n_layers", HEAD)  # in labels
 
@@ -174,11 +175,15 @@ def sized(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     """
     whole = {**config, "nest": None} if "nest" in config else dict(config)
     body = {name: size for name, size in changes.items() if name != HEAD}
+    if HEAD in changes and config["arch"] not in WHOLE:
+        raise UsageError(f"`head=...` is for a gpt, the model is a {config['arch']}")
     if HEAD in changes and not 1 <= changes[HEAD] <= config["d_model"]:
         raise UsageError(f"`head` {changes[HEAD]} must be 1 to `d_model` ({config['d_model']})")
     new = checked(resized(whole, body)) if body else whole
+    each = config.get("d_ff")
+    first = each[: new["n_layers"]] if isinstance(each, list) else each
     for name in SIZES:
-        if larger(new.get(name), config.get(name)):
+        if larger(new.get(name), first if name == "d_ff" else config.get(name)):
             raise UsageError(
                 f"a size of `{name}` {new[name]} is larger than the model's, {config[name]}",
                 "`xtool grow` makes a model larger",

@@ -4,7 +4,8 @@ z_0 = 0 and z_{t+1} = norm(blocks(z_t + e)), with e the embedded input and its p
 every loop (Yang et al., 2023, arXiv:2311.12424; Giannou et al., 2023, arXiv:2301.13196). The head
 scores every z. Training takes the mean loss of the last `loss_loops` loops; those before them leave
 no activations and no gradient. With one loop it is the `gpt` of the same tensors; so it is with the
-injection `none`, where z_0 = e, blocks that are `untied` and no `loop_norm`.
+injection `none`, where z_0 = e, blocks that are `untied` and no `loop_norm`, unless attention
+passes something from layer to layer, which each loop begins anew.
 
 `registers` stand before the input, as in Darcet et al. (2023, arXiv:2309.16588). Every position may
 read them, but under a causal mask they read one another alone: what they carry from loop to loop is
@@ -219,7 +220,7 @@ class Looped(Gpt):
         if z is None:
             z = e if self.inject.nothing else torch.zeros_like(e)
         noise = between.noise if between else self.noise * self.training
-        drawn = torch.Generator(e.device).manual_seed(0) if between else None
+        drawn = torch.Generator(e.device).manual_seed(between.seed) if between else None
         for loop in range(first, loops):
             if loop and noise:
                 z = z + noise * _normal(z, drawn)

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtool import registry
 from xtool.archs import open_model
-from xtool.atomic import require_apart, require_writable
 from xtool.checkpoint import Reader
-from xtool.commands._resize import target
+from xtool.commands._resize import places, target
 from xtool.commands._ui import Notes, write_stdout
 from xtool.config import options
 from xtool.errors import UsageError
@@ -50,7 +48,7 @@ class Asked:
     def inputs(self) -> list[Path | None]:
         """The files that are read beside the models."""
         fitted_to = Path(self.dials["data"]) if self.dials.get("data") else None
-        return [self.data, fitted_to, self.config_file, *registry.admitted().values()]
+        return [self.data, fitted_to, self.config_file]
 
 
 def grow_each(models: Sequence[Path], asked: Asked, notes: Notes) -> None:
@@ -61,12 +59,10 @@ def grow_each(models: Sequence[Path], asked: Asked, notes: Notes) -> None:
         XtoolError: an unreadable input, or an output that is in the way.
         CheckFailed: an exact operator that was not exact on the written file.
     """
-    if asked.out and len(models) > 1:
-        raise UsageError(f"`-o` names one file, {len(models)} models were given")
     if asked.tol is not None and not 0 < asked.tol < 1:
         raise UsageError(f"`--tol` is {asked.tol}, it must be above 0 and below 1")
     proving = Proving(asked.proof, asked.tol, open_data(asked.data) if asked.data else None)
-    require_apart([asked.target(path) for path in models], [*models, *asked.inputs()])
+    places(models, asked.out, asked.target, asked.inputs(), None if asked.dry_run else asked.force)
     for path in models:
         if asked.dry_run:
             _foretell(path, asked, notes)
@@ -84,7 +80,6 @@ def _foretell(path: Path, asked: Asked, notes: Notes) -> None:
 
 def _grow(path: Path, asked: Asked, proving: Proving, notes: Notes) -> None:
     place = asked.target(path)
-    require_writable(place, asked.force)
     with Source(path) as source:
         header = source.require_header("model", "resume")
     whole = header.kind == "resume"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xtool.atomic import require_apart, require_writable
+from xtool.commands._resize import places
 from xtool.commands._ui import Notes, write_stdout
 from xtool.errors import UsageError
 from xtool.surgery.loops import fold, unroll
@@ -13,7 +13,12 @@ from xtool.tasks import open_data
 
 
 def unroll_each(
-    models: Sequence[Path], beside: Sequence[str], out: Path | None, force: bool, notes: Notes
+    models: Sequence[Path],
+    beside: Sequence[str],
+    config_file: Path | None,
+    out: Path | None,
+    force: bool,
+    notes: Notes,
 ) -> None:
     """Unroll models one after another.
 
@@ -25,9 +30,8 @@ def unroll_each(
             f"`--unroll` changes no size and takes no other option: {', '.join(beside)}",
             "grow the result",
         )
-    places = _places(models, out, "unrolled", [])
-    for path, place in zip(models, places, strict=True):
-        require_writable(place, force)
+    found = places(models, out, lambda path: _named(path, "unrolled"), [config_file], force)
+    for path, place in zip(models, found, strict=True):
         _say(path, place, *unroll(path, place), "equal to the bit", notes)
 
 
@@ -48,23 +52,16 @@ def fold_each(
     """
     if any(value is not None for value in others.values()):
         raise UsageError("`--fold` goes with no size and no `--replica`", "slice first, then fold")
-    places = _places(models, out, f"{loops}-loops", [data])
+    found = places(models, out, lambda path: _named(path, f"{loops}-loops"), [data], force)
     loss_on = open_data(data) if data else None
-    for path, place in zip(models, places, strict=True):
-        require_writable(place, force)
+    for path, place in zip(models, found, strict=True):
         said, proof = fold(path, place, loops, loss_on, rank)
         moved = "approximate: the function has changed"
         _say(path, place, said, proof, moved if proof.difference else "nothing is lost", notes)
 
 
-def _places(
-    models: Sequence[Path], out: Path | None, end: str, inputs: Sequence[Path | None]
-) -> list[Path]:
-    if out and len(models) > 1:
-        raise UsageError(f"`-o` names one file, {len(models)} models were given")
-    names = [out or path.with_name(f"{path.name.removesuffix('.st')}-{end}.st") for path in models]
-    require_apart(names, [*models, *inputs])
-    return names
+def _named(path: Path, end: str) -> Path:
+    return path.with_name(f"{path.name.removesuffix('.st')}-{end}.st")
 
 
 def _say(path: Path, place: Path, changed: str, found: Proof, promise: str, notes: Notes) -> None:

@@ -1,11 +1,13 @@
 """What `grow` and `slice` share: the sizes that were asked for, and the name of the output."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from xtool import registry
+from xtool.atomic import require_apart, require_writable
 from xtool.axes import SIZES
 from xtool.config import Option
 from xtool.errors import UsageError
@@ -58,3 +60,33 @@ def target(path: Path, out: Path | None, wanted: Mapping[str, Any], method: str 
     stem = path.name.removesuffix(".st")
     end = ".resume.st" if stem.endswith(".resume") else ".st"
     return path.with_name("-".join([stem.removesuffix(".resume"), *(parts or [method])]) + end)
+
+
+def places(
+    models: Sequence[Path],
+    out: Path | None,
+    named: Callable[[Path], Path],
+    inputs: Iterable[Path | None],
+    force: bool | None,
+) -> list[Path]:
+    """Where what becomes of each model goes, looked at before the first is written.
+
+    Args:
+        models: the inputs.
+        out: `-o`.
+        named: the name without it.
+        inputs: other files that are read, beside the user's own code.
+        force: whether a file there may be replaced; None where nothing will be written.
+
+    Raises:
+        UsageError: one name for several, or an output that is an input.
+        XtoolError: an output is in the way, or cannot be written.
+    """
+    if out and len(models) > 1:
+        raise UsageError(f"`-o` names one file, {len(models)} models were given")
+    found = [out or named(path) for path in models]
+    require_apart(found, [*models, *inputs, *registry.admitted().values()])
+    if force is not None:
+        for place in found:
+            require_writable(place, force)
+    return found

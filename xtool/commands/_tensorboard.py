@@ -62,10 +62,11 @@ class TensorBoard:
         self.listener.note(text)
 
     def evaluated(self, rows: list[Row]) -> None:
-        """A scalar for each row, METRIC/SPLIT or METRIC/PART; several replicas in folders."""
+        """A scalar for each row, METRIC/SPLIT/SIZE or METRIC/PART; replicas in folders."""
         try:
             for one in rows:
                 tag = f"{one['metric']}/{one.get('part') or one['split']}"
+                tag += f"/{one['size']}" if one.get("size") else ""
                 self._writer(one).add_scalar(tag, one["value"], one["step"])
             for writer in self._writers.values():
                 writer.flush()

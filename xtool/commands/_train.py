@@ -82,7 +82,8 @@ def plan_run(asked: Asked, notes: Notes, processes: Processes) -> tuple[Run, boo
     written = [*outputs(out), *([asked.save_config] if asked.save_config else [])]
     own = registry.admitted().values()
     rows = [rows_path(asked.parent)] if asked.parent else []
-    require_apart(written, [data_path, asked.parent, *rows, asked.config_file, *own])
+    groups = [Path(str(found))] if (found := asked.dial("categories")) else []
+    require_apart(written, [data_path, asked.parent, *rows, asked.config_file, *groups, *own])
     saved = _saved(out, asked, notes)
     if saved is None and not asked.force:
         require_writable(out)
@@ -159,7 +160,11 @@ def _default_data(asked: Asked, parent: Header | None, notes: Notes) -> Path:
     """The data of the parent's lineage, or the architecture's default task, prepared if need be."""
     if parent and asked.parent:
         return find_data(parent, [asked.parent.parent, Path.cwd()])
-    task = str(registry.literal("archs", asked.arch or "gpt", "TASK"))
+    task = registry.literal("archs", asked.arch or "gpt", "TASK")
+    if task is None:
+        raise UsageError(
+            f"no data named, and `{asked.arch}` has no default task", "name the data file"
+        )
     path = FOLDER / f"{task}.st"
     if path.exists():
         notes.say(f"no data named: using {path}")

@@ -211,6 +211,12 @@ def evaluate(
                     f"{path} holds rows, from which no size, loop, exit, mask or trace can be read",
                     "name the models",
                 )
+            if name or data or others or split != "dev":
+                raise UsageError(
+                    f"{path} holds rows: `--label`, `--data`, `--split` and `--against` without "
+                    "`--over` are for models",
+                    "choose rows with `--where split=test`",
+                )
             rows += tables.read(decode(read_bytes(path, "give a file of rows"), path), str(path))
         elif front:
             from xtool.evaluation.front import front_rows

@@ -145,9 +145,8 @@ def grow(
             "--no-proof": not proof,
         }
         beside |= {"--method": method != "auto", "--data": data, "--format": form}
-        unroll_each(
-            models, [*wanted, *(name for name, on in beside.items() if on)], out, force, notes
-        )
+        more = [*wanted, *(name for name, on in beside.items() if on)]
+        unroll_each(models, more, config_file, out, force, notes)
         return
     from xtool.commands._grow import Asked, grow_each
     from xtool.errors import UsageError

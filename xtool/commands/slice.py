@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from xtool import registry
 from xtool.commands._budget import Budget, Examples, Latency
 from xtool.commands._dials import completion
-from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes, target
+from xtool.commands._resize import OPTIONS, PANEL, Vocab, Width, changes, places, target
 from xtool.commands._ui import (
     MODEL,
     SAID,
@@ -131,21 +130,15 @@ def slice_(
         others = {**wanted, "replica": replica, "sort": sort}
         fold_each(found, fold, rank or 0, others, data, out, force, notes)
         return
-    from xtool.atomic import require_apart, require_writable
-
     if sort not in (None, "importance"):
         raise UsageError(f"`--sort {sort}`: it is importance, or left out")
     if data is not None and not sort:
         raise UsageError("`--data` is for `--sort`, `--fold` and budgets: else no loss is measured")
     from xtool.surgery.slice import slice_model
 
-    if out and len(found) > 1:
-        raise UsageError(f"`-o` names one file, {len(found)} models were given")
     names = wanted if replica is None else {**wanted, "replica": replica}
-    places = [target(path, out, names, "sorted") for path in found]
-    require_apart(places, [*found, *registry.admitted().values()])
-    for path, place in zip(found, places, strict=True):
-        require_writable(place, force)
+    outputs = places(found, out, lambda path: target(path, None, names, "sorted"), [data], force)
+    for path, place in zip(found, outputs, strict=True):
         if sort:
             from xtool.commands._slice import slice_sorted
 

@@ -6,7 +6,7 @@ disturbed, between loops.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -89,7 +89,8 @@ def _pass(
     for at in range(0, len(split), size):
         inputs = split.inputs[at : at + size].to(device)  # (B, T) or (B, T, d)
         targets = split.targets[at : at + size].to(device)  # (B, T) or (B, n)
-        found = _looped(model, task, inputs, targets, asked, between) if asked.looped else None
+        own = replace(between, seed=at) if between else None
+        found = _looped(model, task, inputs, targets, asked, own) if asked.looped else None
         for columns, metrics in found or _cells(task, model(inputs), targets, asked.by_examples):
             cell = kept.setdefault(tuple((told | columns).items()), {})
             for name, values in metrics.items():

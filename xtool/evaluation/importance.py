@@ -7,9 +7,6 @@ arXiv:2407.14679). Units of one kind commute: in another order the model compute
 sorting changes the function only as the order of sums does, and its prefix is then the best part.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
@@ -61,7 +58,8 @@ def orders(model: nn.Module, ours: Layout, split: Split) -> Orders:
         split: the examples; 256 of them are used.
 
     Raises:
-        UsageError: heads write the residual stream themselves, so no unit can change its place.
+        UsageError: heads write the residual stream themselves, so no unit can change its place; or
+            an architecture without the parts that tell.
     """
     if ours.config.get("attention_output") is False:
         raise UsageError(
@@ -72,9 +70,13 @@ def orders(model: nn.Module, ours: Layout, split: Split) -> Orders:
     for name, module in model.named_modules():
         if name.endswith((".mlp.down", ".attention.o")) and hasattr(module, "weight"):
             before[name] = _Mean()
-            handles.append(module.register_forward_pre_hook(_reading(before[name])))
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda _, args, mean=before[name]: mean.add(args[0])
+                )
+            )
         elif name.endswith(NORMS) and not name.startswith(f"{SIZE}."):
-            handles.append(module.register_forward_hook(_writing(after)))
+            handles.append(module.register_forward_hook(lambda _, args, out: after.add(out)))
     try:
         some, size = split.inputs[:EXAMPLES], together(split, EXAMPLES)
         device = next(model.parameters()).device
@@ -84,6 +86,11 @@ def orders(model: nn.Module, ours: Layout, split: Split) -> Orders:
     finally:
         for handle in handles:
             handle.remove()
+    if after.total is None:
+        raise UsageError(
+            "importance is read from norms, attention and feed-forward parts as `gpt` has them",
+            "leave out `--sort`; `--no-nest-sort` in training",
+        )
     found: dict[tuple[str, int | None], Picked] = {(RESIDUAL, None): _falling(after.value())}
     for name, mean in before.items():
         weight = model.get_parameter(f"{name}.weight").detach().double().cpu()  # (D, n)
@@ -93,7 +100,9 @@ def orders(model: nn.Module, ours: Layout, split: Split) -> Orders:
             matter = matter.view(ours.size(HEADS), -1).sum(1)
         factor = HEADS if heads else FEED_FORWARD
         found[factor, ours.layer(f"{name}.weight")] = _falling(matter)
-    kept = {*fixed(ours.config)} | ({HEADS} if "n_heads" in fixed(ours.config) else set())
+    kept = {*fixed(ours.config)}
+    if any(axis.startswith("n_heads") for axis in kept):
+        kept.add(HEADS)
     return {key: order for key, order in found.items() if key[0] not in kept}
 
 
@@ -109,20 +118,6 @@ def sort_units(model: nn.Module, ours: Layout, split: Split) -> None:
         for place, order in enumerate(prefixes(ours, ours, name, orders=found)):
             values = values.index_select(place, order)
         state[name].copy_(values)
-
-
-def _reading(mean: _Mean) -> Callable[..., None]:
-    def hook(_: nn.Module, args: Any) -> None:
-        mean.add(args[0])
-
-    return hook
-
-
-def _writing(mean: _Mean) -> Callable[..., None]:
-    def hook(_: nn.Module, args: Any, out: Tensor) -> None:
-        mean.add(out)
-
-    return hook
 
 
 def _falling(matter: Float64[Tensor, " n"]) -> Picked:

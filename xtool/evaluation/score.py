@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float64, Num
 from torch import Tensor, nn
 
-from xtool.averages import bounded
+from xtool.averages import FRACTIONS, bounded
 from xtool.dataset import Split
 from xtool.errors import Diverged
 from xtool.header import Header
-from xtool.intervals import estimate
+from xtool.intervals import Estimate, estimate, wilson
 from xtool.rows import Row, row
 from xtool.tasks import Task
 
@@ -80,7 +80,9 @@ def score_rows(found: dict[str, Float64[Tensor, " N"]], **columns: Any) -> list[
     rows = []
     for metric, values in found.items():
         mean = bounded(metric, estimate(values.tolist()))
-        numbers = {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
+        if metric in FRACTIONS and mean.low == mean.high and mean.value in (0.0, 1.0):
+            mean = Estimate(mean.value, *wilson(mean.value, mean.n), mean.n)
+        numbers = vars(mean)
         rows.append(row(metric=metric, **numbers, **columns))
         if metric == "loss" and TEXT & found.keys():
             # Of the mean, not a mean over examples.

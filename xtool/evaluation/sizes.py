@@ -16,7 +16,7 @@ from xtool.categories import Groups
 from xtool.dataset import Split
 from xtool.evaluation.score import BATCH, together
 
-TIMED = 7
+TIMED = 9  # whose second to eighth hold the median with 96 %, were they independent
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ def trace(model: nn.Module, split: Split) -> list[Trace]:
     with tracing(model) as traces:
         for part in torch.split(split.inputs[:EXAMPLES], at_once):
             model(part.to(device))
+            for one in traces:
+                one.close()
     if not traces:
         raise XtoolError("`--trace` looks into attention, and this model has none that shows it")
     return traces
@@ -50,8 +52,7 @@ def trace_rows(traces: Sequence[Trace], maps: bool = False, **columns: Any) -> l
         for metric, parts in one.found.items():
             for head, values in enumerate(torch.cat(parts).unbind(1)):
                 mean = estimate(values.tolist())
-                numbers = {"value": mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
-                rows.append(row(metric=metric, layer=layer, head=head, **numbers, **columns))
+                rows.append(row(metric=metric, layer=layer, head=head, **vars(mean), **columns))
         if maps and one.map:
             total, count = one.map
             for head, weights in enumerate((total.double() / count).unbind()):

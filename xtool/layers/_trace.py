@@ -24,11 +24,18 @@ class Trace:
 
     def __init__(self) -> None:
         self.found: dict[str, list[Tensor]] = {}
+        self.now: dict[str, list[Tensor]] = {}
         self.map: tuple[Tensor, int] | None = None
 
     def note(self, metric: str, values: Float[Tensor, "B H T"]) -> None:
         """A number of each head and query."""
-        self.found.setdefault(metric, []).append(values.detach().double().mean(-1).cpu())
+        self.now.setdefault(metric, []).append(values.detach().double().mean(-1).cpu())
+
+    def close(self) -> None:
+        """The end of a batch: of a module that ran several times in it, the mean counts."""
+        for metric, times in self.now.items():
+            self.found.setdefault(metric, []).append(torch.stack(times).mean(0))
+        self.now.clear()
 
     def weights(self, weights: Float[Tensor, "B H T S"]) -> None:
         """The attention weights: how far they look, how far that spreads, and their entropy."""
@@ -52,5 +59,6 @@ def tracing(model: nn.Module) -> Iterator[list[Trace]]:
     try:
         yield traces
     finally:
-        for module in looked:
+        for module, trace in zip(looked, traces, strict=True):
             module.trace = None  # type: ignore[assignment]
+            trace.close()

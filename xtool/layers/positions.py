@@ -31,9 +31,11 @@ def turned(
     x: Float[Tensor, "B H T K"], frequencies: Float[Tensor, " pairs"], start: int = 0
 ) -> Float[Tensor, "B H T K"]:
     """Each pair of columns turned by its position, counted from `start`, times its frequency."""
-    steps = torch.arange(start, start + x.shape[-2], device=x.device, dtype=x.dtype)
+    # Not in bf16, which has no whole numbers of its own beyond 256.
+    exact = torch.promote_types(x.dtype, torch.float32)
+    steps = torch.arange(start, start + x.shape[-2], device=x.device, dtype=exact)
     angles = steps[:, None] * frequencies  # (T, K/2)
     cosine, sine = angles.cos(), angles.sin()
     first, second = x[..., 0::2], x[..., 1::2]  # (B, H, T, K/2)
     pair = (first * cosine - second * sine, first * sine + second * cosine)
-    return torch.stack(pair, -1).flatten(-2)  # (B, H, T, K)
+    return torch.stack(pair, -1).flatten(-2).to(x.dtype)  # (B, H, T, K)

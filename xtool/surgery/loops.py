@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from xtool import registry
 from xtool.archs import checked, empty, open_model, stored_names
 from xtool.axes import FIRST, SECOND, Layout, difference_name, layout, loop_of, matrix_of
 from xtool.checkpoint import NAMES, Reader, save_streamed
@@ -31,7 +32,8 @@ Sources = Mapping[int, Sequence[int]]
 def unroll(path: Path, out: Path) -> tuple[str, Proof]:
     """Give each loop of a looped model blocks of its own, equal to those that it had.
 
-    Without injection, loop norm and registers the result is a `gpt`.
+    Without injection, loop norm and registers the result is a `gpt`; not where attention passes
+    something from layer to layer, which a loop begins anew.
 
     Returns:
         what changed, and the proof on the written file.
@@ -50,7 +52,8 @@ def unroll(path: Path, out: Path) -> tuple[str, Proof]:
         new = config | {"n_layers": count, "untied": True, "loop_rank": 0}
         if isinstance(config.get("d_ff"), list):
             new["d_ff"] = config["d_ff"] * config["n_loops"]
-        plain = config["injection"] == "none" and not config["loop_norm"]
+        passed = registry.literal("layers/attention", config["attention"], "PASSED", [])
+        plain = config["injection"] == "none" and not config["loop_norm"] and not passed
         if plain and not config.get("registers"):
             new = _dials_of("gpt", new)
         said = f"n_layers {own} -> {count}, {new['arch']}, each loop with its own"

@@ -148,12 +148,13 @@ def _cut(old: Layout, changes: Mapping[str, Any], where: str, orders: Orders, in
             "`xtool evaluate --size` and `xtool sample --size` read its sizes",
         )
     layers = _layers(old.config, changes.get("n_layers"), where)
-    wanted = dict(changes)
+    wanted, kept = dict(changes), dict(old.config)
     if "n_layers" in wanted:
         wanted["n_layers"] = len(layers)
         each = old.config.get("d_ff")
-        if isinstance(each, list) and "d_ff" not in wanted:
-            wanted["d_ff"] = [each[layer] for layer in layers]
+        if isinstance(each, list):
+            kept["d_ff"] = [each[layer] for layer in layers]
+            wanted.setdefault("d_ff", kept["d_ff"])
     whole = (
         {**old.config, "nest": None, "nest_weights": None}
         if "nest" in old.config
@@ -161,7 +162,7 @@ def _cut(old: Layout, changes: Mapping[str, Any], where: str, orders: Orders, in
     )
     config = checked(resized(whole, wanted)) if wanted else checked(whole)
     for name in SIZES:
-        if larger(config.get(name), old.config.get(name)):
+        if larger(config.get(name), kept.get(name)):
             raise UsageError(
                 f"{where}: cannot slice `{name}` {old.config[name]} -> {config[name]}: "
                 "slicing only makes a model smaller",
@@ -196,6 +197,12 @@ def _layers(config: Mapping[str, Any], wanted: int | list[int] | None, where: st
         UsageError: a layer that is not there, or not in rising order.
     """
     count = int(config.get("n_layers") or 1)
+    if isinstance(wanted, int) and wanted > count:
+        raise UsageError(
+            f"{where}: cannot slice `n_layers` {count} -> {wanted}: slicing only makes a model "
+            "smaller",
+            "to make it larger use `xtool grow`",
+        )
     if not isinstance(wanted, list):
         return [*range(count if wanted is None else wanted)]
     if wanted != sorted({*wanted}) or not wanted or wanted[0] < 0:

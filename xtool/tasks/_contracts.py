@@ -118,6 +118,14 @@ class ByExamples(Protocol):
 
 
 @runtime_checkable
+class Lengths(Protocol):
+    """A task whose examples need not be as long as a model's context."""
+
+    def lengths(self, header: Header) -> list[tuple[int, int]]:
+        """From which step of a lineage on examples to train on have how many positions."""
+
+
+@runtime_checkable
 class Drawing(Protocol):
     """A task whose training examples are drawn, see `xtool.dataset.Drawn`."""
 

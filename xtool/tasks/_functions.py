@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from xtool.errors import XtoolError
+
 
 class Prompts(NamedTuple):
     """Points (B, n, d) and their values (B, n)."""
@@ -63,10 +65,13 @@ def relu(x: Float[Tensor, "B n d"], generator: Generator, hidden: int) -> Float[
 
 def variance_of(task: Mapping[str, Any]) -> float:
     """The variance of the function's values over prompts, noise apart."""
-    by_dims = {"linear": task["dims"], "relu": task["dims"], "sparse": task["nonzero"]}
-    if task["function"] not in by_dims:
+    read = {"linear": "dims", "relu": "dims", "sparse": "nonzero"}.get(str(task.get("function")))
+    if read is None:
         return 1.0
-    return float(by_dims[task["function"]] * task.get("scale", 1.0) ** 2)
+    numbers = task.get(read), task.get("scale", 1.0)
+    if not all(type(number) in (int, float) for number in numbers):
+        raise XtoolError(f"the header's regression task lacks its `{read}` or `scale`")
+    return float(numbers[0] * numbers[1] ** 2)
 
 
 def function_of(

@@ -123,10 +123,14 @@ def _require_prompts(config: Mapping[str, Any], shape: Shape, where: str) -> Non
             f"prepare prompts with `--dims {config['d_input']}`",
         )
     most = config["context"]
-    if shape.context and shape.context > most and config.get("positions") in TABLED:
+    attention = str(config.get("attention", "plain"))
+    tables = registry.literal("layers/attention", attention, "AXES", {}).values()
+    tabled = config.get("positions") in TABLED or any("context" in axes for axes in tables)
+    if shape.context and shape.context > most and tabled:
         raise XtoolError(
             f"{where}: a prompt has {shape.context} positions, two a point; the model reads {most}",
-            f"`--points {most // 2}` at most, or a model trained with `--positions rotary`",
+            f"`--points {most // 2}` at most, or a model without values for each position, such as "
+            "`--positions rotary`",
         )
 
 

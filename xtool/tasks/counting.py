@@ -32,6 +32,7 @@ OPTIONS = [
     ("test_size", "int", 1000, "strings to report on"),
 ]
 CORPUS = "builtin"
+AT_ONCE = 1 << 26  # pairs of positions that are compared
 DEFAULTS = {
     "d_model": 48,
     "n_layers": 1,
@@ -120,7 +121,8 @@ def _check(dials: Mapping[str, Any]) -> None:
 
 def _cut(text: Text, length: int, wanted: dict[str, int], seed: int) -> dict[str, list[str]]:
     """Paragraphs in random order, each cut into strings for the split that lacks most."""
-    parts = [piece for raw in text.paragraphs for piece in pieces(normalise(raw))]
+    longest = max(1000, 4 * length)
+    parts = [piece for raw in text.paragraphs for piece in pieces(normalise(raw), longest)]
     random.Random(derive(seed, "split")).shuffle(parts)
     found: dict[str, list[str]] = {name: [] for name in wanted}
     seen: set[str] = set()
@@ -152,7 +154,7 @@ def _require_lines(text: Text, length: int) -> list[str]:
 def counts(symbols: Integer[Tensor, "N T"], cap: int) -> UInt8[Tensor, "N T"]:
     """How often each symbol occurred earlier in its row, at most `cap`: (N, T) -> (N, T) uint8."""
     out = []
-    for rows in torch.split(symbols, 4096):
+    for rows in torch.split(symbols, max(1, AT_ONCE // symbols.shape[1] ** 2)):
         same = rows[:, :, None] == rows[:, None, :]  # (n, T, T)
         out.append(same.tril(-1).sum(-1).clamp(max=cap).to(torch.uint8))  # (n, T)
     return torch.cat(out)

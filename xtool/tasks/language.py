@@ -105,7 +105,7 @@ class Language(SymbolScores):
         frequencies, `bigram` that of the frequencies after each token, where there are not too many
         pairs to count; with one added to each count so that none is 0.
         """
-        splits = (train.targets, split.targets)
+        splits = (train.inputs, train.targets, split.inputs, split.targets)
         size = 1 + max(int(each.max()) for each in splits)
         counts = _pairs(train, size) if size <= PAIRED else None  # (V, V)
         ones = train.targets.flatten().bincount(minlength=size) if counts is None else counts.sum(0)

@@ -130,8 +130,18 @@ class Regression:
         if plan := task.get("curriculum"):
             times = step // plan["grow_every"]
             dims = min(dims, (plan["dims_from"] or dims) + times)
-            points = min(points, (plan["points_from"] or points) + 2 * times)
+            points = _points(task, times)
         return tokens(function_of({**task, "points": points}, rows, dims)(count, generator))
+
+    def lengths(self, header: Header) -> list[tuple[int, int]]:
+        """Two positions a point; a curriculum begins with fewer points."""
+        task = header.task
+        every = task["curriculum"]["grow_every"] if "curriculum" in task else 0
+        found = [(0, 2 * _points(task, 0))]
+        while found[-1][1] < 2 * task["points"]:
+            times = len(found)
+            found.append((times * every, 2 * _points(task, times)))
+        return found
 
     def loss(
         self, logits: Float[Tensor, "B T 1"], targets: Float[Tensor, "B n"]
@@ -166,6 +176,12 @@ class Regression:
             if predictions is not None:
                 lines.append("model  " + _values(predictions[place, ::2]))
         return lines
+
+
+def _points(task: Mapping[str, Any], times: int) -> int:
+    """The points of a prompt after a curriculum has grown so many times."""
+    first = (task.get("curriculum") or {}).get("points_from")
+    return int(min(task["points"], (first or task["points"]) + 2 * times))
 
 
 def _values(values: Float[Tensor, " n"]) -> str:

@@ -65,8 +65,11 @@ class _Loop:
         self.state_path = state_path(run.out)
         slots = load_state(run, self.state_path) if resume else run.slots
         self.sharded = average and not run.dials["ema"]
+        # Nested sizes, and loops with values of their own, need not all be in a step.
+        self.turns = bool(self.who.nested or any(map(run.config.get, ("loop_rank", "untied"))))
         if self.processes.count > 1:
-            self.who.forward = self.processes.wrap(run.model, str(run.dials["parallel"]))
+            kind = str(run.dials["parallel"])
+            self.who.forward = self.processes.wrap(run.model, kind, self.turns)
         if self.sharded:
             gather(run.model, run.shown)
         if run.dials["compile"]:
@@ -88,7 +91,8 @@ class _Loop:
         self.began = time.monotonic() - self.journal.seconds * self.who.count
         self.losses: list[Tensor] = []
         self.clipped = torch.tensor(run.position.clipped or [0] * self.who.count).to(self.device)
-        self.watch = Watch(run.model, self.who) if run.dials["watch"] else None
+        watched = run.dials["watch"]
+        self.watch = Watch(run.model, self.who, run.position.step) if watched else None
         self.params = count(self.who.each[0])
         self.hierarchy = self._hierarchy()
 
@@ -169,17 +173,19 @@ class _Loop:
     def _gradients(self, batch: Integer[Tensor, "R B"]) -> Float[Tensor, " R"]:
         """The gradients of a batch, summed over its parts, and its mean losses."""
         run, processes, pool = self.run, self.processes, self.batches
+        # As many parts in every process, so that they wait for each other as often.
+        parts = min(int(run.dials["accumulate"]), max(1, batch.shape[1] // processes.count))
         batch, whole = processes.share(batch)
         examples, found = batch.shape[1], []
-        for part in torch.split(batch, -(-examples // int(run.dials["accumulate"])), 1):
+        for part in torch.tensor_split(batch, parts, 1):
             losses = self.who.losses(run.task.loss, pool.inputs[part], pool.targets[part])  # (R,)
             losses = losses * (whole * part.shape[1] / examples)
             # Gradients are averaged over processes, the batch's is their sum.
             (losses.sum() * processes.count).backward()  # type: ignore[no-untyped-call]
             found.append(losses.detach())
-        if self.who.nested or run.config.get("loop_rank"):
-            # Sizes and loops take turns; what none of this step has is moved by its moments all
-            # the same, so that all parameters are as many steps old.
+        if self.turns:
+            # What none of this step has is moved by its moments all the same, so that all
+            # parameters are as many steps old.
             for parameter in run.model.parameters():
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -209,7 +215,7 @@ class _Loop:
             self._evaluate()
         if save and not last:
             self._save_state()
-        if step == min(LOOK_EVERY, self.total) and not self.sharded and not self.who.nested:
+        if step == min(LOOK_EVERY, self.total) and not self.sharded and not self.turns:
             self._name_unmoved()
 
     def _regroup(self, step: int) -> None:
@@ -309,9 +315,10 @@ class _Loop:
     def _watched(self, watch: Watch, replica: int, base: Row) -> list[Row]:
         """Rows of how the steps since the last evaluation went."""
         run, at = self.run, self.run.position
-        examples = run.examples(at.step) - run.examples(watch.step)
-        spent = {"tokens": examples * run.config["context"]}
-        spent["flops"] = run.flops(at.step) - run.flops(watch.step)
+        spent = {
+            "tokens": run.tokens(at.step) - run.tokens(watch.step),
+            "flops": run.flops(at.step) - run.flops(watch.step),
+        }
         said = {"lr": run.dials["lr"] * self._factor(at.step - 1)}
         if run.dials["clip"] > 0:
             said["clipped"] = at.clipped[replica] / at.loss_count

@@ -34,12 +34,20 @@ class Processes:
         """Whether this one writes and speaks."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module, kind: str) -> Callable[..., Tensor]:
-        """What computes the model's logits; with `fsdp` its weights are in shares from now on."""
+    def wrap(self, model: nn.Module, kind: str, turns: bool) -> Callable[..., Tensor]:
+        """What computes the model's logits; with `fsdp` its weights are in shares from now on.
+
+        Args:
+            model: the whole one.
+            kind: `ddp` or `fsdp`.
+            turns: whether a step may leave parameters out.
+        """
         if self.count == 1:
             return model
         if kind == "ddp":
-            return cast(Callable[..., Tensor], DistributedDataParallel(model))
+            return cast(
+                Callable[..., Tensor], DistributedDataParallel(model, find_unused_parameters=turns)
+            )
         # Here, since they take a second to import, which every command would pay.
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard

@@ -16,7 +16,7 @@ from xtool.dataset import Dataset
 from xtool.header import Header, Training
 from xtool.lineage import Step
 from xtool.rows import Row
-from xtool.tasks import Task
+from xtool.tasks import Lengths, Task
 from xtool.training.costs import Costs, costs_of
 from xtool.training.optimizers import Slot
 from xtool.training.parallel import Processes
@@ -130,12 +130,26 @@ class Run:
 
     @cached_property
     def _costs(self) -> Costs:
-        return costs_of(self.config)
+        return costs_of(self.config, self._lengths)
+
+    @cached_property
+    def _lengths(self) -> Costs:
+        if isinstance(self.task, Lengths):
+            return self.task.lengths(self.data.header)
+        return [(0, int(self.config["context"]))]
 
     def flops(self, steps: int) -> int:
         """Training FLOPs of the run's first steps."""
+        return self._sum(self._costs, steps)
+
+    def tokens(self, steps: int) -> int:
+        """Positions that the run's first steps read."""
+        return self._sum(self._lengths, steps)
+
+    def _sum(self, costs: Costs, steps: int) -> int:
+        """What the examples of the run's first steps take."""
         found, end = 0, steps
-        for first, cost in reversed(self._costs):
+        for first, cost in reversed(costs):
             begin = min(end, max(0, first - self.steps_before))
             found += cost * (self.examples(end) - self.examples(begin))
             end = begin

@@ -21,9 +21,10 @@ class Watch:
     Args:
         model: what is trained.
         who: its replicas.
+        step: where the run stands.
     """
 
-    def __init__(self, model: nn.Module, who: Replicas) -> None:
+    def __init__(self, model: nn.Module, who: Replicas, step: int) -> None:
         self.who = who
         prefixes = [prefix for prefix, _ in cast(Model, model).stages()]
         self.parts: dict[str, list[nn.Parameter]] = {prefix.strip("."): [] for prefix in prefixes}
@@ -31,12 +32,12 @@ class Watch:
             owner = next((p for p in prefixes if name.startswith(p)), SIZE)
             self.parts.setdefault(owner.strip("."), [])
             self.parts[owner.strip(".")].append(parameter)
-        self.found: dict[str, dict[str, Float[Tensor, " R"]]] = {}
         self.before: dict[nn.Parameter, Tensor] = {}
-        self.start(0)
+        self.start(step)
 
     def start(self, step: int) -> None:
-        """Begin to count the time at a step."""
+        """Begin to count the time at a step, with nothing found."""
+        self.found: dict[str, dict[str, Float[Tensor, " R"]]] = {}
         self.began, self.step = time.monotonic(), step
         self.ended = self.began
 

@@ -36,14 +36,15 @@ def _blocks(positions: int, window: int, causal: bool, device: str) -> Any:
 
     # The same as `_kernel.within`, whose annotations, checked in tests, torch cannot compile.
     ahead = 1 if causal else window
-    return create_block_mask(
-        lambda batch, head, query, key: (query - key < window) & (key - query < ahead),
-        None,
-        None,
-        positions,
-        positions,
-        device=device,
-    )
+    with torch.inference_mode(False):  # an evaluation may be the first to ask
+        return create_block_mask(
+            lambda batch, head, query, key: (query - key < window) & (key - query < ahead),
+            None,
+            None,
+            positions,
+            positions,
+            device=device,
+        )
 
 
 @lru_cache(maxsize=2)

@@ -28,6 +28,7 @@ OPTIONS = [
 ]
 WORD = 64  # bits
 BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)  # of each byte
+LOUDEST = 200  # in dB, a factor of 10^10
 SIGNS = BITS.astype(np.float32) * 2 - 1  # (256, 8)
 
 
@@ -36,6 +37,8 @@ class Clone:
 
     def refuse(self, growth: Growth) -> str:
         """A size that is no whole multiple, or a tied head that reads the stream without a norm."""
+        if growth.dials["noise"] and not abs(growth.dials["noise_db"]) <= LOUDEST:
+            return f"`noise_db` is {growth.dials['noise_db']}, it must be -{LOUDEST} to {LOUDEST}"
         return uneven(growth.old, growth.new) or multiplied(growth.old, growth.new)
 
     @one_thread()

@@ -169,8 +169,10 @@ class _Fitting:
         }
         tensors = {n: self.maps.tensor(n, self.old, made.__getitem__) for n in self.maps.names}
         tensors |= self.tables
-        logits = functional_call(self.model, tensors, (inputs,))  # (B, T, C)
-        return self.task.loss(logits, targets).mean()
+        logits: Tensor = functional_call(self.model, tensors, (inputs,))
+        # (B, T, C), of a looped model one for each loop of the loss: (S, B, T, C).
+        targets = targets.repeat(logits.shape[:-3].numel(), 1)
+        return self.task.loss(logits.flatten(0, -3), targets).mean()
 
     @torch.no_grad()
     def measure(self) -> float:

@@ -33,7 +33,8 @@ class Split:
         """A norm that would weigh columns unequally, or a tied head without one."""
         if not 0 <= growth.dials["unequal"] < 1:
             return f"`unequal` is {growth.dials['unequal']}, it must be at least 0 and below 1"
-        old, new = growth.old.size(RESIDUAL), growth.new.size(RESIDUAL)
+        wide = RESIDUAL in growth.old.units
+        old, new = (one.size(RESIDUAL) if wide else 1 for one in (growth.old, growth.new))
         if new % old and growth.normed:
             return (
                 f"a norm would weigh the columns of `{RESIDUAL}` {old} -> {new} unequally; "
