@@ -3,16 +3,18 @@
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import Result
 
 from xtool import registry
+from xtool.checkpoint import save
 from xtool.config import options, resolve
 from xtool.corpora import read_corpus, text_of
 from xtool.corpora._normalise import ALPHABET, normalise, pieces
-from xtool.dataset import find_data, read_dataset
+from xtool.dataset import data_of, read_dataset
 from xtool.errors import XtoolError
 from xtool.header import Header
 from xtool.tasks import Shape, counting, make_data
@@ -153,27 +155,26 @@ def test_ready_lines_become_train_and_dev(xtool: Callable[..., Result], tmp_path
     assert list(data.splits) == ["train", "dev"]
 
 
-def test_data_is_found_by_its_digest_whatever_its_name(data: Path, tmp_path: Path) -> None:
+def test_data_is_found_by_its_digest_whatever_its_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(command: str, digest: str) -> dict[str, Any]:
+        own = {"command": command, "inputs": {"data": digest}}
+        return {"options": {}, "seed": 0, "version": "0", **own}
+
     digest = read_dataset(data).header.digest
-    model = Header.model_validate(
-        {
-            "kind": "model",
-            "lineage": [
-                {
-                    "command": "train",
-                    "options": {},
-                    "inputs": {"data": digest},
-                    "seed": 0,
-                    "version": "0",
-                }
-            ],
-        }
-    )
+    # What a map was fitted to is no training.
+    lineage = [told("train", digest), told("grow", "f" * 64)]
+    header = Header.model_validate({"kind": "model", "lineage": lineage})
     (tmp_path / "sub").mkdir()
-    data.rename(tmp_path / "sub" / "renamed.st")
-    assert find_data(model, [tmp_path, tmp_path / "sub"]).name == "renamed.st"
+    save(tmp_path / "sub" / "m.st", header, {"x": torch.ones(1)})
+    data.rename(tmp_path / "renamed.st")
+    model = tmp_path / "sub" / "m.st"
+    assert data_of(model).name == "renamed.st"
+    assert data_of(model, Path("given.st")) == Path("given.st")
+    monkeypatch.chdir(tmp_path / "sub")
     with pytest.raises(XtoolError, match="not beside it"):
-        find_data(model, [tmp_path])
+        data_of(model)
 
 
 def test_examples_are_shown_over_their_targets(data: Path, xtool: Callable[..., Result]) -> None:

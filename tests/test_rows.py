@@ -131,6 +131,9 @@ def test_runs_that_ended_at_steps_of_their_own_are_averaged() -> None:
     ends = [run("a", s, 0.5) | {"digest": str(s), "step": 10 * s, "more": [s > 9]} for s in (1, 2)]
     (mean,) = averages.average(ends, "seed")
     assert (mean["n"], mean["step"], mean["more"]) == (2, 15, [False])
+    best = {**ends[0], "digest": "best", "step": 5}
+    with pytest.raises(UsageError, match="`a` at step 10 and at 5 would be averaged"):
+        averages.average([*ends, best], "seed")
     (mean,) = averages.average([run("a", s, 1.0) for s in range(3)], "seed")
     assert (mean["low"], mean["high"]) == (1.0, 1.0)
 

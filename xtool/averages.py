@@ -110,6 +110,7 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
         models = [(one["digest"], one.get("replica")) for one in found if one.get("digest")]
         if len(set(models)) < len(models):
             raise UsageError("the same model is there twice", "name each once")
+        _require_one_step(found)
         mean = _estimate(found)
         made = row(**{n: v for n, v in found[0].items() if n not in dropped}) | vars(mean)
         used = [name for name in ("loops_used", *LENGTHS) if name in found[0]]

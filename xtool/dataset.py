@@ -4,7 +4,7 @@ A running text is stored once, as symbols in order. What a model reads of it are
 its context, which are views and take no memory, so one file serves models of every context.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from xtool.checkpoint import load, save
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
+from xtool.lineage import trained_on
 from xtool.storage import Source
 
 # What the header of a running text counts of each split beside its tokens.
@@ -213,25 +214,27 @@ def write_dataset(path: Path, header: Header, splits: Mapping[str, Split | Tenso
     return save(path, header, tensors)
 
 
-def find_data(header: Header, folders: Sequence[Path]) -> Path:
-    """The data file that a model was trained on, looked for by its digest.
+def data_of(model: Path, given: Path | None = None) -> Path:
+    """The data file that was given, or the one that a model was trained on.
 
-    Args:
-        header: of the model.
-        folders: where to look, in order.
+    That is looked for by its digest, beside the model and then in the working folder.
 
     Raises:
         XtoolError: the lineage names no data, or no file in the folders has its digest.
     """
-    last = [one.inputs["data"] for one in header.lineage if "data" in one.inputs][-1:]
-    if not last:
+    if given:
+        return given
+    with Source(model) as source:
+        wanted = trained_on(source.require_header("model", "resume").lineage)
+    if wanted is None:
         raise XtoolError("the model's lineage names no data", "give it with `--data`")
-    for folder in dict.fromkeys(path.resolve() for path in folders):
+    for folder in dict.fromkeys((model.parent.resolve(), Path.cwd().resolve())):
         for path in sorted(folder.glob("*.st")):
             with suppress(XtoolError), Source(path) as source:
-                if source.header and source.header.kind == "data" and source.header.digest in last:
+                header = source.header
+                if header and header.kind == "data" and header.digest == wanted:
                     return path
     raise XtoolError(
-        f"the model's data ({last[0][:12]}) is not beside it nor in the working folder",
+        f"the model's data ({wanted[:12]}) is not beside it nor in the working folder",
         "give it with `--data`",
     )

@@ -1,6 +1,6 @@
 """Lineage: the chain prepare -> train -> grow -> train behind a file, without paths or clocks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -32,6 +32,13 @@ def step(command: str, options: Mapping[str, Any], inputs: Mapping[str, str], se
     """The step of this version; dials that were not set are left out."""
     kept = {name: value for name, value in sorted(options.items()) if value is not None}
     return Step(command=command, options=kept, inputs=dict(inputs), seed=seed, version=__version__)
+
+
+def trained_on(steps: Sequence[Step]) -> str | None:
+    """The digest of the data of the last training, or of what read data last if nothing trained."""
+    told = [one for one in steps if "data" in one.inputs]
+    trained = [one for one in told if one.command == "train"] or told
+    return trained[-1].inputs["data"] if trained else None
 
 
 def explain(steps: list[Step]) -> list[str]:

@@ -14,12 +14,10 @@ from jaxtyping import Float, Float64, Num
 from torch import Tensor
 
 from xtool.analysis.spectrum import model_columns
-from xtool.archs import Stage, open_model, stored_stages
+from xtool.archs import Stage, model_header, open_model, stored_stages
 from xtool.checkpoint import Reader
-from xtool.config import check_model
 from xtool.dataset import Dataset
 from xtool.errors import XtoolError
-from xtool.header import Header
 from xtool.rows import Row, row
 from xtool.storage import Source
 from xtool.tasks import fitted
@@ -116,7 +114,7 @@ def similarity_rows(
             first's, or too few positions.
         CheckFailed: a digest does not match.
     """
-    shortest = min((_header(path) for path in paths), key=lambda one: one.config["context"])
+    shortest = min((model_header(path) for path in paths), key=lambda one: one.config["context"])
     inputs = fitted(data, shortest, "the data").split(split).inputs
     inputs = inputs[: max(1, POSITIONS // inputs.shape[1])]  # (N, T)
     if (positions := inputs.shape[:2].numel()) < LEAST:
@@ -134,13 +132,6 @@ def similarity_rows(
                 base = columns | {"against": labels[0]}
                 rows += [row(metric="cka", value=v, layer=name, **base) for name, v in found]
     return rows
-
-
-def _header(path: Path) -> Header:
-    with Source(path) as source:
-        header = source.require_header("model")
-        check_model(header.config, str(path))
-        return header
 
 
 def _compare(

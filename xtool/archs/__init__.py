@@ -44,6 +44,7 @@ from xtool.archs._nest import (
 from xtool.archs._reading import (
     Stage,
     fill,
+    model_header,
     open_model,
     read_model,
     require_names,
@@ -92,6 +93,7 @@ __all__ = [
     "inner",
     "is_trained",
     "label_of",
+    "model_header",
     "open_model",
     "parse_size",
     "place_of",

@@ -16,10 +16,23 @@ from xtool.archs._nest import place_of
 from xtool.archs._sizes import HEAD, sized
 from xtool.axes import Layout, layout
 from xtool.checkpoint import Reader, model_reader
+from xtool.config import check_model
 from xtool.errors import XtoolError
 from xtool.gather import gather, prefixes
 from xtool.header import Header
 from xtool.storage import Source
+
+
+def model_header(path: Path) -> Header:
+    """The header of a model file, with a configuration that is one.
+
+    Raises:
+        XtoolError: it is not.
+    """
+    with Source(path) as source:
+        header = source.require_header("model")
+        check_model(header.config, str(path))
+        return header
 
 
 def fill(model: nn.Module, ours: Layout, reader: Reader, more: bool = False) -> None:

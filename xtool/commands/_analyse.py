@@ -50,7 +50,7 @@ def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
     from xtool.analysis.spectrum import spectrum_rows
     from xtool.analysis.tokens import token_rows
     from xtool.config import check_model
-    from xtool.dataset import find_data
+    from xtool.dataset import data_of
     from xtool.errors import UsageError
     from xtool.storage import Source
     from xtool.tasks import open_data
@@ -69,9 +69,7 @@ def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
     if wanted.spectrum:
         rows += spectrum_rows(paths, names, notes.say)
     if wanted.similarity:
-        with Source(paths[0]) as source:
-            header = source.require_header("model")
-        data = wanted.data or find_data(header, [paths[0].parent, Path.cwd()])
+        data = data_of(paths[0], wanted.data)
         rows += similarity_rows(paths, names, open_data(data), wanted.split, notes.say)
     if wanted.tokens:
         rows += token_rows(paths, names, wanted.groups)

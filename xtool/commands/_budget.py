@@ -154,7 +154,7 @@ def _scorer(path: Path, kind: str, where: Where) -> "tuple[Scorer, torch.device]
         UsageError: a model that is not nested, or more examples than there are.
     """
     from xtool.archs import HEAD, axes_of, read_model
-    from xtool.dataset import find_data
+    from xtool.dataset import data_of
     from xtool.errors import UsageError
     from xtool.evaluation.budgets import Scorer
     from xtool.tasks import fitted, open_data, task_of
@@ -169,7 +169,7 @@ def _scorer(path: Path, kind: str, where: Where) -> "tuple[Scorer, torch.device]
             f"{path}: {why}, so it has no sizes for `--{kind}` to choose from",
             "`xtool train --nest` trains some; `--to` and `--d-ff` cut any model",
         )
-    data_path = where.data or find_data(header, [path.parent, Path.cwd()])
+    data_path = data_of(path, where.data)
     data = fitted(open_data(data_path), header, str(data_path))
     split = data.stored("dev")
     if where.examples is not None:

@@ -54,13 +54,14 @@ def run_race(asked: Race, notes: Notes) -> None:
     """
     from xtool import rows as tables
     from xtool.atomic import require_apart, require_writable
+    from xtool.dataset import data_of
     from xtool.surgery import race
     from xtool.surgery.grow import grow
     from xtool.surgery.plan import plan
 
     form = chosen_format(asked.form)
     _check(asked)
-    data = asked.data or _data_of(asked.small)
+    data = data_of(asked.small, asked.data)
     if asked.out:
         require_writable(asked.out, asked.force)
         own = registry.admitted().values()
@@ -104,15 +105,6 @@ def _check(asked: Race) -> None:
         raise UsageError(f"`--race-seeds` is {values['race_seeds']}, an interval needs 2 or more")
     if values["race_steps"] is not None and values["race_flops"] is not None:
         raise UsageError("`--race-steps` and `--race-flops` exclude each other")
-
-
-def _data_of(small: Path) -> Path:
-    """The data of a model's lineage."""
-    from xtool.dataset import find_data
-    from xtool.storage import Source
-
-    with Source(small) as source:
-        return find_data(source.require_header("model"), [small.parent, Path.cwd()])
 
 
 def _terms(asked: Race, data_path: Path, dials: Mapping[str, Mapping[str, Any]]) -> "Terms":

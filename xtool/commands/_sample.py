@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xtool.commands._ui import read_stdin, write_stdout
-from xtool.dataset import find_data
+from xtool.dataset import data_of
 from xtool.errors import UsageError, printable
 from xtool.evaluation.generate import can_cache, generate, picker
 from xtool.evaluation.score import predict
@@ -45,7 +45,7 @@ def show(
     seed: int,
 ) -> str:
     """Inputs, targets and predictions of examples that the seed chooses."""
-    found = open_data(data or find_data(header, [place.parent, Path.cwd()]))
+    found = open_data(data_of(place, data))
     chosen = fitted(found, header, "the data").stored(split)
     generator = torch.Generator().manual_seed(derive(seed, "sample"))
     picked = torch.randperm(len(chosen), generator=generator)[:examples]

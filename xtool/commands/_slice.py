@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from xtool.archs import read_model
-from xtool.dataset import find_data
+from xtool.dataset import data_of
 from xtool.evaluation.importance import calibrating, orders
 from xtool.evaluation.score import scores
 from xtool.gather import Orders
-from xtool.storage import Source
 from xtool.surgery.slice import slice_model
 from xtool.tasks import fitted, open_data, task_of
 
@@ -18,21 +17,12 @@ def slice_sorted(
     path: Path, place: Path, wanted: Mapping[str, Any], data: Path | None, replica: int | None
 ) -> tuple[str, str]:
     """Cut a model by importance; what was done and what it costs, and the digest of the result."""
-    examples = data_for(path, data)
+    examples = data_of(path, data)
     kept = orders_of(path, examples, replica)
     changed, digest = slice_model(path, place, wanted, replica, orders=kept)
     before, after = losses(path, place, examples, replica)
     said = ", ".join(changed) or "sorted"
     return f"{said}; approximate: loss {before:.4f} -> {after:.4f} on dev", digest
-
-
-def data_for(path: Path, given: Path | None) -> Path:
-    """The data file that was given, or that of a model's lineage."""
-    if given:
-        return given
-    with Source(path) as source:
-        header = source.require_header("model")
-    return find_data(header, [path.parent, Path.cwd()])
 
 
 def orders_of(path: Path, data: Path, replica: int | None) -> Orders:

@@ -10,7 +10,7 @@ from xtool.archs import canonical, count
 from xtool.atomic import require_apart, require_writable
 from xtool.commands._ui import Notes
 from xtool.config import check_model, model_options, options, resolve, with_later
-from xtool.dataset import find_data
+from xtool.dataset import data_of
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.storage import Source
@@ -159,7 +159,7 @@ def _header(path: Path) -> Header:
 def _default_data(asked: Asked, parent: Header | None, notes: Notes) -> Path:
     """The data of the parent's lineage, or the architecture's default task, prepared if need be."""
     if parent and asked.parent:
-        return find_data(parent, [asked.parent.parent, Path.cwd()])
+        return data_of(asked.parent)
     task = registry.literal("archs", asked.arch or "gpt", "TASK")
     if task is None:
         raise UsageError(

@@ -17,7 +17,7 @@ from xtool.archs import After, Between, Loops
 from xtool.averages import BASELINES
 from xtool.dataset import Split
 from xtool.errors import UsageError
-from xtool.evaluation.score import BATCH, together
+from xtool.evaluation.score import batches
 from xtool.tasks import ByExamples, Task
 
 Columns = dict[str, Any]
@@ -85,11 +85,9 @@ def _pass(
     """The scores of one pass over the split."""
     device = next(model.parameters()).device
     kept: dict[tuple[tuple[str, Any], ...], dict[str, list[Tensor]]] = {}
-    size, told = together(split, BATCH), _told(between, split.inputs.shape[1])
-    for at in range(0, len(split), size):
-        inputs = split.inputs[at : at + size].to(device)  # (B, T) or (B, T, d)
-        targets = split.targets[at : at + size].to(device)  # (B, T) or (B, n)
-        own = replace(between, seed=at) if between else None
+    told = _told(between, split.inputs.shape[1])
+    for number, (inputs, targets) in enumerate(batches(split, device)):
+        own = replace(between, seed=number) if between else None
         found = _looped(model, task, inputs, targets, asked, own) if asked.looped else None
         for columns, metrics in found or _cells(task, model(inputs), targets, asked.by_examples):
             cell = kept.setdefault(tuple((told | columns).items()), {})

@@ -13,6 +13,7 @@ from xtool.archs import (
     axes_of,
     count_size,
     empty,
+    model_header,
     parse_size,
     read_model,
     require_size,
@@ -22,8 +23,7 @@ from xtool.archs import (
 )
 from xtool.archs import count as parameters
 from xtool.axes import SIZES
-from xtool.config import check_model
-from xtool.dataset import Dataset, Drawn, find_data
+from xtool.dataset import Dataset, Drawn, data_of
 from xtool.errors import UsageError, XtoolError
 from xtool.evaluation.details import Detail, DetailRequest, details
 from xtool.evaluation.differences import Counterparts
@@ -41,7 +41,6 @@ from xtool.header import Header
 from xtool.inputs import decode, read_bytes
 from xtool.layers._trace import Trace
 from xtool.rows import Row, read, row
-from xtool.storage import Source
 from xtool.tasks import fitted, open_data, task_of
 
 
@@ -95,7 +94,7 @@ class Evaluator:
             large as one of the sizes.
             XtoolError: an unreadable file, data that is not found or does not fit.
         """
-        header, out = _header(path), []
+        header, out = model_header(path), []
         twins = [(size, _twin(header.config, size, against)) for size in self._sizes(header, path)]
         if against and not any(twin for _, twin in twins):
             labels = ", ".join(f"`{size.label if size else 'all'}`" for size, _ in twins)
@@ -104,7 +103,7 @@ class Evaluator:
                 "one model alone is compared with every size",
             )
         for size, other in twins:
-            count, others = header.replicas, _header(other).replicas if other else 1
+            count, others = header.replicas, model_header(other).replicas if other else 1
             if others not in (1, count):
                 raise XtoolError(f"{path} holds {count} models, {other} {others}: no pairs")
             for replica in range(count):
@@ -191,12 +190,9 @@ class Evaluator:
 
     def _data_path(self, path: Path) -> Path:
         """The data that were given, or those of a model's lineage."""
-        if self.data:
-            return self.data
-        with Source(path) as source:
-            header = source.require_header("model")
-        check_model(header.config, str(path))
-        return find_data(header, [path.parent, Path.cwd()])
+        if not self.data:
+            model_header(path)  # what is no model has no data either
+        return data_of(path, self.data)
 
     def _scores(
         self, path: Path, replica: int, data: Path, size: Size | None = None, paired: bool = False
@@ -206,7 +202,7 @@ class Evaluator:
         One that others stand beside need not loop where they do.
         """
         looped = bool(self.asked and self.asked.looped)
-        paired = paired and looped and not isinstance(empty(_header(path).config), Loops)
+        paired = paired and looped and not isinstance(empty(model_header(path).config), Loops)
         key = (path, replica, data, size.label if size else "", paired)
         if key not in self._kept:
             self._kept[key] = self._score(path, replica, data, size, paired)
@@ -247,13 +243,6 @@ class Evaluator:
         return Scored(header, params, found, traces, detailed, speeds)
 
 
-def _header(path: Path) -> Header:
-    with Source(path) as source:
-        header = source.require_header("model")
-        check_model(header.config, str(path))
-        return header
-
-
 def _label(header: Header, path: Path) -> str:
     return str(header.training.get("label") or path.name.removesuffix(".st"))
 
@@ -264,7 +253,7 @@ def _twin(config: Mapping[str, Any], size: Size | None, others: Sequence[Path]) 
         return others[0] if others else None
     wanted = sized({"nest": None, **config}, size.changes if size else {})
     for path in others:
-        theirs = _header(path).config
+        theirs = model_header(path).config
         if all(theirs.get(name) == wanted.get(name) for name in SIZES):
             return path
     return None

@@ -1,6 +1,7 @@
 """Scores of a model on a split, example by example, and the rows made of them."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from xtool.dataset import Split
 from xtool.errors import Diverged
 from xtool.header import Header
 from xtool.intervals import Estimate, estimate, wilson
+from xtool.lineage import trained_on
 from xtool.rows import Row, row
 from xtool.tasks import Task
 
@@ -35,10 +37,7 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
     device = next(model.parameters()).device
     model.eval()
     parts: list[dict[str, Tensor]] = []
-    size = together(split, BATCH)
-    for at in range(0, len(split), size):
-        inputs = split.inputs[at : at + size].to(device)  # (B, T) or (B, T, d)
-        targets = split.targets[at : at + size].to(device)  # (B, T) or (B, n)
+    for inputs, targets in batches(split, device):
         found = task.score(model(inputs), targets)
         parts.append({name: values.cpu() for name, values in found.items()})
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -51,6 +50,13 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
     for unit, each in split.units.items():
         found[f"bits_per_{unit}"] = found["loss"] / (math.log(2) * each)
     return found
+
+
+def batches(split: Split, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs (B, T) or (B, T, d) and targets (B, T) or (B, n), in order, of a fixed size."""
+    size = together(split, BATCH)
+    for at in range(0, len(split), size):
+        yield split.inputs[at : at + size].to(device), split.targets[at : at + size].to(device)
 
 
 def together(split: Split, most: int) -> int:
@@ -96,7 +102,7 @@ def score_rows(found: dict[str, Float64[Tensor, " N"]], **columns: Any) -> list[
 def columns_of_model(header: Header, params: int) -> dict[str, Any]:
     """The columns of a row that come from a model's header."""
     progress = header.training.get("progress", {})
-    data = [one.inputs["data"] for one in header.lineage if "data" in one.inputs]
+    data = trained_on(header.lineage)
     return {
         "arch": header.config.get("arch"),
         "task": header.task.get("name"),
@@ -107,5 +113,5 @@ def columns_of_model(header: Header, params: int) -> dict[str, Any]:
         "flops": progress.get("flops", 0),
         "lineage_flops": progress.get("lineage_flops", 0),
         "lineage_epoch": progress.get("lineage_epochs", 0.0),
-        "data": data[-1][:12] if data else None,
+        "data": data[:12] if data else None,
     }

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from xtool.archs import HEAD
 from xtool.categories import Groups
 from xtool.dataset import Split
-from xtool.evaluation.score import BATCH, together
+from xtool.evaluation.score import BATCH, batches, together
 
 TIMED = 9  # whose second to eighth hold the median with 96 %, were they independent
 
@@ -48,9 +48,7 @@ def beside(large: nn.Module, small: nn.Module, split: Split) -> dict[str, Float6
     parts: dict[str, list[Tensor]] = {"agreement": [], "acceptance": []}
     if large(split.inputs[:1].to(device)).shape[-1] == 1:
         return {}  # numbers, which have no likeliest class
-    size = together(split, BATCH)
-    for at in range(0, len(split), size):
-        inputs = split.inputs[at : at + size].to(device)  # (B, T)
+    for inputs, _ in batches(split, device):
         p, q = (model(inputs).double().softmax(-1) for model in (large, small))  # (B, T, C)
         same = (p.argmax(-1) == q.argmax(-1)).double()
         parts["agreement"].append(same.mean(1).cpu())
@@ -69,14 +67,13 @@ def groups_of(groups: Groups | None, changes: Mapping[str, Any]) -> list[int] | 
 @torch.inference_mode()
 def over_groups(model: nn.Module, split: Split, groups: Sequence[int]) -> Float64[Tensor, " N"]:
     """The loss over groups beyond its floor, in nats, the mean of each example; see `excess`."""
-    device, size = next(model.parameters()).device, together(split, BATCH)
-    found = []
-    for at in range(0, len(split), size):
-        inputs, targets = (
-            part[at : at + size].to(device) for part in (split.inputs, split.targets)
-        )
-        found.append(excess(model(inputs).double(), targets, groups).mean(1).cpu())
-    return torch.cat(found)
+    device = next(model.parameters()).device
+    return torch.cat(
+        [
+            excess(model(inputs).double(), targets, groups).mean(1).cpu()
+            for inputs, targets in batches(split, device)
+        ]
+    )
 
 
 def excess(

@@ -18,6 +18,7 @@ from xtool.lineage import Step
 from xtool.rows import Row
 from xtool.tasks import Lengths, Task
 from xtool.training.costs import Costs, costs_of
+from xtool.training.dials import REPORT
 from xtool.training.optimizers import Slot
 from xtool.training.parallel import Processes
 
@@ -197,15 +198,4 @@ class Run:
         )
 
 
-NOT_IN_FILES = {
-    "categories",
-    "keep_state",
-    "keep_best",
-    "watch",
-    "log",
-    "save_every",
-    "eval_every",
-    "reach",
-    "label",
-    "threads",
-}
+NOT_IN_FILES = {dial.name for dial in REPORT} | {"categories", "threads"}

@@ -29,12 +29,11 @@ from xtool.storage import Source
 from xtool.tasks import fitted, task_of
 from xtool.training.checks import check_dials, check_nest
 from xtool.training.devices import device_of, threads_of
-from xtool.training.dials import REPORT
 from xtool.training.optimizers import Slot
 from xtool.training.parallel import Processes, check_parallel
 from xtool.training.replicas import stacked
 from xtool.training.routes import choose
-from xtool.training.run import Run
+from xtool.training.run import NOT_IN_FILES, Run
 from xtool.training.state import restore
 
 COMPILERS = ("g++", "clang++", "c++")
@@ -170,7 +169,7 @@ def _step(
     inputs: dict[str, str],
 ) -> Step:
     """The step of the lineage: every training dial, and what differs from the model before."""
-    report = {dial.name for dial in REPORT} | {"seed", "threads", "categories"}
+    report = NOT_IN_FILES | {"seed"}
     used = {name: value for name, value in dials.items() if name not in report}
     new = {k: v for k, v in config.items() if k != "sources" and (k not in was or was[k] != v)}
     return step("train", {**new, **used}, inputs, dials["seed"])
