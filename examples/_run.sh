@@ -6,6 +6,8 @@ failures=$(mktemp) && trap 'rm -f "$failures"' EXIT
 # beside NAME COMMAND...: run it beside the others; `finish` says so if it fails
 beside() {
     local beside_name=$1
+    [ "$jobs" -gt 0 ] || { echo "JOBS is $jobs, it must be 1 or more" >&2; exit 2; }
+    [ ! -s "$failures" ] || finish
     while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n || true; done
     (
         # Not `||`, after which bash would go on within a function that failed.
@@ -43,4 +45,9 @@ flops() { xtool evaluate "$@" --where metric=train_seconds --format jsonl | grep
 table() { { echo; echo "## $1"; echo; xtool evaluate "${@:2}" --format markdown; } | tee -a tables.md; }
 
 # corpus NAME: a corpus by its name, or a file's whole path
-corpus() { if [ -e "$1" ]; then realpath "$1"; else echo "$1"; fi; }
+corpus() {
+    case $1 in
+        builtin | builtin-large | text8 | shakespeare) echo "$1" ;;
+        *) if [ -f "$1" ]; then realpath "$1"; else echo "$1"; fi ;;
+    esac
+}

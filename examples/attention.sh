@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What is each attention variant worth? Every one beside plain attention, on text and on the counting task, for equal
-# steps and for equal FLOPs; then three explanations of why none helps much, and what a window saves.
+# steps and for equal FLOPs; then three explanations of why structure does not help, and what a window saves.
 #
 #   examples/attention.sh [OUT]           five seeds of 2,000 steps: hours on two cores
 #   examples/attention.sh --fast [OUT]    two seeds, few steps, some of the questions: minutes

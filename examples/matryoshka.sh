@@ -92,5 +92,5 @@ if ls hierarchy-*[0-9].st > /dev/null 2>&1; then
 fi
 if ls emergent-*[0-9].st > /dev/null 2>&1; then
     cat emergent-*.rows.jsonl > emergent.jsonl
-    table "agreement with letters.toml" emergent.jsonl --where metric=category_agreement --over seed --pivot label size
+    table "agreement with letters.toml" emergent.jsonl --where metric=category_agreement --where split=dev --where "step=$((2 * steps + 1))" --over seed --pivot label size
 fi

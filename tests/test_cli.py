@@ -511,6 +511,18 @@ def test_the_first_commands_of_the_readme_run(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.parametrize("failing", [False, True])
+def test_an_experiment_stops_when_a_run_fails(failing: bool, tmp_path: Path) -> None:
+    script = f"""
+        jobs=2 && source {ROOT}/examples/_run.sh
+        two() {{ sleep 0.1; {"false" if failing else "true"}; touch second; }}
+        beside first two; beside other sleep 0.2; finish; touch after"""
+    done = shell(script, tmp_path)
+    assert (done.returncode, "failed: first" in done.stderr) == (int(failing), failing), done
+    there = {one.name for one in tmp_path.iterdir()}
+    assert there == (set() if failing else {"second", "after"})
+
+
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run_in_full(tmp_path: Path) -> None:
     done = shell("\n".join(commands_of((ROOT / "README.md").read_text())), tmp_path)
@@ -549,7 +561,7 @@ def test_what_only_models_have_is_refused_beside_rows(
 ) -> None:
     (tmp_path / "r.csv").write_text("label,metric,value,split\na,loss,1,dev\n")
     done = xtool("evaluate", "r.csv", *more)
-    assert (done.code, "holds rows: `--label`" in done.err) == (2, True), done
+    assert (done.code, "for models, and the files hold rows" in done.err) == (2, True), done
 
 
 def test_a_header_of_another_kind_is_refused(xtool: Callable[..., Result], tmp_path: Path) -> None:

@@ -378,7 +378,7 @@ def test_loops_that_take_turns_resume_to_the_bit_and_are_sorted(
 ) -> None:
     shape = ["--arch", "looped", "--d-model", 16, "--n-heads", 2, "--batch-size", 8, "--threads", 1]
     loops = ["--n-loops", 3, "--loops-by", "random", "--loops-from", 1, *turns]
-    args = ["train", data, *shape, *loops, "--steps", 12, "-q", "--label", "x"]
+    args = ["train", data, *shape, *loops, "--steps", 12, "--label", "x"]
     done = xtool(*args, "-o", "a.st")
     assert (done.code, "cannot learn" in done.err) == (0, False), done
     step = loop._Loop._step
@@ -399,6 +399,13 @@ def test_loops_that_take_turns_resume_to_the_bit_and_are_sorted(
     assert done.code == 0, done.err
     done = xtool("train", data, "--from", "a.st", "--n-loops", 4, "-o", "x.st")
     assert (done.code, "each loop has a difference of its own" in done.err) == (2, True)
+
+
+def test_loops_that_never_learn_are_named(xtool: Run, data: Path) -> None:
+    args = ["train", data, "--arch", "looped", "--d-model", 8, "--n-heads", 1, "--threads", 1]
+    own = ["--n-layers", 2, "--n-loops", 2, "--untied", "--loss-loops", 1, "--steps", 20]
+    done = xtool(*args, *own, "-o", "x.st")
+    assert (done.code, "no gradient reaches blocks.0" in done.err) == (0, True), done
 
 
 def test_what_attention_passes_on_begins_anew_in_each_loop_unrolled_or_not(tmp_path: Path) -> None:
@@ -693,7 +700,8 @@ def test_a_looped_run_is_the_same_in_one_or_two(xtool: Run, trained: Path) -> No
 
 @pytest.mark.usefixtures("trained")
 def test_drawn_loops_are_those_of_each_seed_alone(xtool: Run, tmp_path: Path) -> None:
-    args = [*TRAIN, "--loops-from", 2, "--loops-by", "random", "--precision", "fp64", "--steps", 8]
+    drawn = ["--loops-from", 2, "--loops-by", "random", "--state-noise", 0.1, "--dropout", 0.1]
+    args = [*TRAIN, *drawn, "--precision", "fp64", "--steps", 8]
     assert xtool(*args, "--replicas", 2, "-o", "both.st").code == 0
     for replica in (0, 1):
         one, alone = tmp_path / f"{replica}.st", tmp_path / f"a{replica}.st"

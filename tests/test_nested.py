@@ -369,7 +369,31 @@ def test_mixed_sizes_cost_the_mean_of_what_they_may_be() -> None:
     assert costs_of(config)[-1][1] == sum(ends) + sum(mixes) // 9
 
 
+def test_every_gain_of_a_model_whose_sizes_are_mixed_is_trained(xtool: Run, tmp_path: Path) -> None:
+    config = configuration("gpt", SHAPE, nest="d_ff=8,24", nest_mix=True, n_layers=3)
+    config["nest"] = canonical(config)
+    model = build(config).train()
+    start(model, layout(config), 0)
+    nested = Replicas(model, config, 1).nested
+    assert nested is not None
+    symbols = torch.randint(21, (2, 12), generator=torch.Generator().manual_seed(0))
+    for step in range(3):
+        nested.at_step(step)
+        nested(symbols).square().sum().backward()
+    assert [name for name, one in model.named_parameters() if one.grad is None] == []
+    save(tmp_path / "m.st", Header(kind="model", config=config), model.state_dict())
+    for size in ("d_ff=8", "d_ff=24"):
+        changes = parse_size(size, config).changes
+        small = read_model(tmp_path / "m.st", size=changes)[2].eval()
+        assert torch.equal(small(symbols), Child(model.eval(), config, changes).bind()(symbols))
+    done = xtool("slice", "m.st", "--d-ff", 24, "-o", "s.st")
+    assert done.code == 0, done.err
+    assert torch.equal(read_model(tmp_path / "s.st")[2].eval()(symbols), small(symbols))
+
+
 def test_only_a_gpt_has_a_head_to_cut() -> None:
+    with pytest.raises(UsageError, match="is for a gpt"):
+        canonical(configuration("looped", SHAPE) | {"nest": "head=16"})
     for arch in ("bigram", "looped"):
         with pytest.raises(UsageError, match="is for a gpt"):
             sized(configuration(arch, SHAPE), {"head": 8})

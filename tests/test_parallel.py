@@ -51,14 +51,27 @@ def losses(path: Path) -> list[float]:
     return [one["value"] for one in found if one["metric"] == "loss"]
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+UNTIED = ["--arch", "looped", "--n-layers", 3, "--n-loops", 3, "--untied", "--loops-from", 2]
+RANKED = ["--arch", "looped", "--n-loops", 3, "--loop-rank", 2, "--loss-loops", 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("ddp", []),
+        ("fsdp", []),
+        # Of 17 examples in 4 parts the processes have 9 and 8.
+        ("ddp", ["--batch-size", 17, "--accumulate", 4]),
+        pytest.param("ddp", [*UNTIED, "--loops-every", 8], marks=pytest.mark.slow),
+        pytest.param("ddp", RANKED, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_two_processes_train_the_model_of_one(
-    kind: str, data: Path, xtool: Callable[..., Result], tmp_path: Path
+    kind: str, more: list[object], data: Path, xtool: Callable[..., Result], tmp_path: Path
 ) -> None:
-    # Of 17 examples in 4 parts the processes have 9 and 8.
-    odd: list[object] = ["--batch-size", 17, "--accumulate", 4] if kind == "ddp" else []
-    assert xtool("train", data, *RUN, *odd, "-o", "one.st").code == 0
-    done = launch(tmp_path, "train", data, *RUN, *odd, "--parallel", kind, "-o", "two.st")
+    assert xtool("train", data, *RUN, *more, "-o", "one.st").code == 0
+    done = launch(tmp_path, "train", data, *RUN, *more, "--parallel", kind, "-o", "two.st")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "two.st\n", "the first process alone speaks"
     assert done.stderr.count("2 processes") == done.stderr.count("step     20") == 1

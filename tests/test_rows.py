@@ -131,9 +131,12 @@ def test_runs_that_ended_at_steps_of_their_own_are_averaged() -> None:
     ends = [run("a", s, 0.5) | {"digest": str(s), "step": 10 * s, "more": [s > 9]} for s in (1, 2)]
     (mean,) = averages.average(ends, "seed")
     assert (mean["n"], mean["step"], mean["more"]) == (2, 15, [False])
-    best = {**ends[0], "digest": "best", "step": 5}
-    with pytest.raises(UsageError, match="`a` at step 10 and at 5 would be averaged"):
-        averages.average([*ends, best], "seed")
+    # A seed that is there twice has models of two lengths: 10 and 20 steps, then 5 each.
+    more = [{**one, "digest": one["digest"] + "+", "step": 5} for one in ends]
+    with pytest.raises(UsageError, match="no two rows differ"):
+        averages.average([*ends, {**more[0], "step": 4}], "seed")
+    found = averages.average([*ends, *more], "seed")
+    assert [(one["step"], one["n"]) for one in found] == [(10, None), (20, None), (5, 2)]
     (mean,) = averages.average([run("a", s, 1.0) for s in range(3)], "seed")
     assert (mean["low"], mean["high"]) == (1.0, 1.0)
 

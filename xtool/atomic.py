@@ -114,7 +114,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _start(real: Path) -> str:
     """How the name of a temporary file begins, which may have no more than 255 bytes."""
-    return f".{os.fsdecode(os.fsencode(real.name)[:200])}."
+    return f".{os.fsencode(real.name)[:200].decode(errors='ignore')}."
 
 
 def _remove_stale(real: Path) -> None:

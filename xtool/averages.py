@@ -1,6 +1,6 @@
 """Averages of rows: over seeds, with an interval, and results tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from statistics import stdev
 from typing import Any
 
@@ -17,7 +17,7 @@ BASELINES |= dict.fromkeys(
 ALONGSIDE = ("metric", "split", "seed", "replica", "step", "epoch", "tensor", "layer")
 UNLIKE = ("arch", "task", "data", "split", "metric")
 # What an evaluation did to the same model.
-ASKED = ("size", "loops", "examples", "exit", "threshold", "mask", "keep", "kept", "state_noise")
+ASKED = ("loops", "examples", "exit", "threshold", "mask", "keep", "kept", "state_noise")
 FRACTIONS = ("accuracy", "majority", "agreement", "acceptance")
 
 
@@ -28,20 +28,22 @@ def bounded(metric: str, found: Estimate) -> Estimate:
     return Estimate(found.value, max(found.low, 0.0), min(found.high, 1.0), found.n)
 
 
-def summarise(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], Estimate]:
+def summarise(
+    rows: Iterable[Row], keys: Sequence[str], apart: Sequence[str] = ()
+) -> dict[tuple[Any, ...], Estimate]:
     """Mean and interval for each combination of `keys`, in the order of first appearance.
 
     Several rows of one cell (seeds, replicas) give a t interval over them; a single row keeps the
     interval that it came with, and the same row given twice counts once.
+
+    Args:
+        rows: what to average.
+        keys: the columns whose values make a cell.
+        apart: columns that must not differ in a cell, beside what never must.
     """
-    cells: dict[tuple[Any, ...], list[Row]] = {}
-    for one in rows:
-        cell = cells.setdefault(tuple(one.get(key) for key in keys), [])
-        if one not in cell:
-            cell.append(one)
+    cells = _cells(rows, keys)
     for found in cells.values():
-        _require_one_step(found)
-        for name in (*UNLIKE, *ASKED):
+        for name in (*UNLIKE, *ASKED, *apart):
             values = sorted({str(one.get(name)) for one in found})
             if len(values) > 1:
                 raise UsageError(
@@ -49,6 +51,16 @@ def summarise(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...],
                     f"choose one with `--where {name}={values[0]}`",
                 )
     return {key: _estimate(found) for key, found in cells.items()}
+
+
+def _cells(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    """The rows of each combination of `keys`, each once."""
+    cells: dict[tuple[Any, ...], list[Row]] = {}
+    for one in rows:
+        cell = cells.setdefault(tuple(one.get(key) for key in keys), [])
+        if one not in cell:
+            cell.append(one)
+    return cells
 
 
 def _require_one_step(rows: Sequence[Row]) -> None:
@@ -94,10 +106,15 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
     dropped = {*repeated, "digest", "p_value", *MEASURED, "lineage_seconds", "loops_used"}
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for one in rows:
-        # A model is what its run ended with, wherever that was; a journal's rows are of one step.
-        away = {*dropped, *LENGTHS} if one.get("digest") else dropped
-        key = tuple((name, repr(value)) for name, value in one.items() if name not in away)
-        groups.setdefault(key, []).append(one)
+        groups.setdefault(_told(one, {*dropped, *LENGTHS}), []).append(one)
+    for key, found in list(groups.items()):
+        # A model is what its run ended with, wherever that was. But a journal's rows are of one
+        # step, and where a seed is there twice, its models are of several lengths.
+        who = {tuple(one.get(name) for name in repeated) for one in found}
+        if len(who) < len(found) or not all(one.get("digest") for one in found):
+            del groups[key]
+            for one in found:
+                groups.setdefault(_told(one, dropped), []).append(one)
     if len(groups) == len(rows):
         raise UsageError(
             f"no two rows differ only by `{over}`", "give the runs to average one `--label`"
@@ -110,7 +127,6 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
         models = [(one["digest"], one.get("replica")) for one in found if one.get("digest")]
         if len(set(models)) < len(models):
             raise UsageError("the same model is there twice", "name each once")
-        _require_one_step(found)
         mean = _estimate(found)
         made = row(**{n: v for n, v in found[0].items() if n not in dropped}) | vars(mean)
         used = [name for name in ("loops_used", *LENGTHS) if name in found[0]]
@@ -118,6 +134,12 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
         spread = {"n": len(found), "sd": stdev(float(one["value"]) for one in found)}
         out.append(made | spread | {name: _mean(found, name) for name in costs})
     return out
+
+
+def _told(one: Row, dropped: Collection[str]) -> tuple[Any, ...]:
+    """What a row says beside some columns."""
+    told = ((name, value) for name, value in one.items() if name not in dropped)
+    return tuple((n, v if isinstance(v, Hashable) else repr(v)) for n, v in told)
 
 
 def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
@@ -202,7 +224,9 @@ def pivot(rows: Sequence[Row], down: str, across: str) -> tuple[list[Row], list[
                 f"the rows hold several values of `{name}`: {', '.join(found)}",
                 f"choose one with `--where {name}={found[0]}`",
             )
-    cells = summarise(rows, [down, across])
+    cells = summarise(rows, [down, across], ("size",))
+    for cell in _cells(rows, [down, across]).values():
+        _require_one_step(cell)
     heads = list(dict.fromkeys(key[1] for key in cells))
     lines, columns = [], [down]
     for head in heads:

@@ -6,7 +6,7 @@ embeddings): the blocks are whole, and the head reads a prefix of what they give
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
@@ -60,6 +60,7 @@ def axes_of(config: Mapping[str, Any]) -> dict[str, list[int]]:
         found[name] = sorted({*sizes, int(whole)})
     if HEAD in found and len(found) > 1:
         raise UsageError("`--nest head=...` nests the output alone, with no other axis")
+    _require_head(config, found)
     return found
 
 
@@ -175,8 +176,7 @@ def sized(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     """
     whole = {**config, "nest": None} if "nest" in config else dict(config)
     body = {name: size for name, size in changes.items() if name != HEAD}
-    if HEAD in changes and config["arch"] not in WHOLE:
-        raise UsageError(f"`head=...` is for a gpt, the model is a {config['arch']}")
+    _require_head(config, changes)
     if HEAD in changes and not 1 <= changes[HEAD] <= config["d_model"]:
         raise UsageError(f"`head` {changes[HEAD]} must be 1 to `d_model` ({config['d_model']})")
     new = checked(resized(whole, body)) if body else whole
@@ -189,6 +189,12 @@ def sized(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
                 "`xtool grow` makes a model larger",
             )
     return new
+
+
+def _require_head(config: Mapping[str, Any], names: Collection[str]) -> None:
+    """Raise UsageError where sizes of the head are asked of what has no head of its own."""
+    if HEAD in names and config["arch"] not in WHOLE:
+        raise UsageError(f"`head=...` is for a gpt, the model is a {config['arch']}")
 
 
 def same_size(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

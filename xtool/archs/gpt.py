@@ -223,6 +223,8 @@ class Gpt(nn.Module):
         nest = getattr(c, "nest", None)
         if nest and c.nest_gain == "own":
             smaller = prod(word.count(",") + 1 for word in nest.split()) - 1
+            # Sizes between are trained as mixes alone, which have the whole model's.
+            smaller = min(smaller, 1) if c.nest_mix else smaller
             self.sizes = nn.ModuleList(Norms(c) for _ in range(smaller))
 
     @staticmethod

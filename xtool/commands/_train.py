@@ -93,6 +93,12 @@ def plan_run(asked: Asked, notes: Notes, processes: Processes) -> tuple[Run, boo
         config = _config(asked, data.header, arch, parent)
     ready = {} if parent else preset(str(config["arch"]), asked.preset, asked.dial("d_model"))
     dials = _training_dials(asked, saved or parent, bool(saved), ready, defaults(data.header))
+    if parent and saved is None:
+        hierarchy = dials["categories"] or dials["emergent"] != "none"
+        if parent.training.get("categories") and not hierarchy:
+            notes.say("the model's groups are not taken over: its sizes learn tokens from now on")
+        if parent.kind == "resume" and parent.training.get("dials", {}).get("ema"):
+            notes.say("the state's running average is not taken over, training goes on without it")
     if parent and parent.kind == "resume":
         theirs = optimizer_of(parent)
         if theirs != dials["optimizer"]:

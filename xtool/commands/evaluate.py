@@ -25,6 +25,7 @@ from xtool.rows import FORMATS
 
 TRACES = ("heads", "maps")
 MASKS = ("state", "input")
+ROWS = (".jsonl", ".csv")
 
 
 def evaluate(
@@ -201,21 +202,22 @@ def evaluate(
             "`--front` chooses sizes itself and scores them plainly",
             "leave out `--size`, `--against` and what looks inside",
         )
+    for_models = {"label": label, "data": data, "against": others, "split": split != "dev"}
+    given = [f"`--{flag}`" for flag, value in for_models.items() if value]
+    if given and all(path.suffix in ROWS for path in found):
+        raise UsageError(
+            f"{', '.join(given)}: for models, and the files hold rows",
+            "choose rows with `--where split=test`; `--against` takes a label with `--over seed`",
+        )
     rows = []
     names: Sequence[str | None] = label or [None] * len(found)
     for path, name in zip(found, names, strict=True):
         notes.detail(f"evaluating {path}")
-        if path.suffix in (".jsonl", ".csv"):
+        if path.suffix in ROWS:
             if asks or front:
                 raise UsageError(
                     f"{path} holds rows, from which no size, loop, exit, mask or trace can be read",
                     "name the models",
-                )
-            if name or data or others or split != "dev":
-                raise UsageError(
-                    f"{path} holds rows: `--label`, `--data`, `--split` and `--against` without "
-                    "`--over` are for models",
-                    "choose rows with `--where split=test`",
                 )
             rows += tables.read(decode(read_bytes(path, "give a file of rows"), path), str(path))
         elif front:

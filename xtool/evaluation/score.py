@@ -86,7 +86,7 @@ def score_rows(found: dict[str, Float64[Tensor, " N"]], **columns: Any) -> list[
     rows = []
     for metric, values in found.items():
         mean = bounded(metric, estimate(values.tolist()))
-        if metric in FRACTIONS and mean.low == mean.high and mean.value in (0.0, 1.0):
+        if metric in FRACTIONS and mean.n > 1 and mean.low == mean.high in (0.0, 1.0):
             mean = Estimate(mean.value, *wilson(mean.value, mean.n), mean.n)
         numbers = vars(mean)
         rows.append(row(metric=metric, **numbers, **columns))

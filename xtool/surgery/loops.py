@@ -49,14 +49,17 @@ def unroll(path: Path, out: Path) -> tuple[str, Proof]:
         if config["arch"] != "looped" or config.get("untied"):
             raise UsageError(f"{path}: its loops do not share blocks", "unroll a looped model")
         own, count = config["n_layers"], config["n_layers"] * config["n_loops"]
-        new = config | {"n_layers": count, "untied": True, "loop_rank": 0}
+        # All loops have blocks that are to learn, so the loss is of all.
+        new = config | {"n_layers": count, "untied": True, "loop_rank": 0, "loss_loops": None}
         if isinstance(config.get("d_ff"), list):
             new["d_ff"] = config["d_ff"] * config["n_loops"]
         passed = registry.literal("layers/attention", config["attention"], "PASSED", [])
         plain = config["injection"] == "none" and not config["loop_norm"] and not passed
         if plain and not config.get("registers"):
             new = _dials_of("gpt", new)
-        said = f"n_layers {own} -> {count}, {new['arch']}, each loop with its own"
+        said = (
+            f"n_layers {own} -> {count}, {new['arch']}, each loop with its own{_left_out(config)}"
+        )
         sources = {layer: [layer % own] for layer in range(count)}
         options = {"n_loops": config["n_loops"]}
         return said, _write(reader, out, "unroll", options, new, sources, exact=True)
@@ -113,9 +116,15 @@ def fold(
             new = _dials_of("looped", new)
         said = f"n_layers {config['n_layers']} -> {own}, {loops} loops of the mean"
         said += f", each with a difference of rank {rank}" if rank else ""
+        said += _left_out(config)
         sources = {layer: range(layer, config["n_layers"], own) for layer in range(own)}
         options = {"n_loops": loops} | ({"rank": rank} if rank else {})
         return said, _write(reader, out, "fold", options, new, sources, exact=False, data=data)
+
+
+def _left_out(config: Mapping[str, Any]) -> str:
+    """What to say where a model has nested sizes, which the result has not."""
+    return f"; without its nested sizes `{config['nest']}`" if config.get("nest") else ""
 
 
 def _one_model(source: Source) -> Reader:

@@ -66,7 +66,7 @@ class Cut:
         start, _, rest = name.partition(".")
         if start == SIZE:
             place, _, rest = rest.partition(".")
-            return f"{SIZE}.{self.sizes[int(place)]}.{rest}"
+            return source_of(rest, self.sizes[int(place)], names)
         return source_of(name, self.place, names)
 
     @cached_property

@@ -29,11 +29,11 @@ def task_of(header: Header, where: str) -> Task:
     return task.of(header) if isinstance(task, OfHeader) else task
 
 
-def drawn(task: Task, header: Header, split: Drawn, count: int, seed: int) -> Split:
-    """So many examples of a split that is drawn, as if they were stored."""
+def drawn(task: Task, header: Header, split: Drawn, count: int, seed: int, step: int = 0) -> Split:
+    """So many examples of a split that is drawn, as those of a step, as if they were stored."""
     assert isinstance(task, Drawing)
     generator = torch.Generator().manual_seed(derive(seed, "drawn"))
-    return Split(*task.draw(header, split.rows, count, generator, 0))
+    return Split(*task.draw(header, split.rows, count, generator, step))
 
 
 def defaults(data: Header) -> dict[str, Any]:

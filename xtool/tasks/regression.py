@@ -136,7 +136,7 @@ class Regression:
     def lengths(self, header: Header) -> list[tuple[int, int]]:
         """Two positions a point; a curriculum begins with fewer points."""
         task = header.task
-        every = task["curriculum"]["grow_every"] if "curriculum" in task else 0
+        every = (task.get("curriculum") or {}).get("grow_every", 0)
         found = [(0, 2 * _points(task, 0))]
         while found[-1][1] < 2 * task["points"]:
             times = len(found)

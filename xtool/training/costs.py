@@ -49,7 +49,7 @@ def _costs(config: Mapping[str, Any]) -> Costs:
         return _whole(config)
     whole = {**config, "nest": None}
     if HEAD in axes:
-        heads = [flops({**whole, "d_model": p, "n_layers": 0}) for p in axes[HEAD]]
+        heads = [flops({**whole, "d_model": p, "n_layers": 0, "d_input": 0}) for p in axes[HEAD]]
         more = FORWARD_AND_BACKWARD * (_drawn(config, heads) - heads[-1])
         return [(first, cost + more) for first, cost in _whole(whole)]
     sizes = sizes_of(config)

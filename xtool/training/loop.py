@@ -65,11 +65,13 @@ class _Loop:
         self.state_path = state_path(run.out)
         slots = load_state(run, self.state_path) if resume else run.slots
         self.sharded = average and not run.dials["ema"]
-        # Nested sizes, and loops with values of their own, need not all be in a step.
-        self.turns = bool(self.who.nested or any(map(run.config.get, ("loop_rank", "untied"))))
+        own = any(map(run.config.get, ("loop_rank", "untied")))
+        fewest = run.config.get("loops_from")
+        # Nested sizes, and loops with values of their own, need not all be in every step.
+        self.turns = bool(self.who.nested or (own and fewest and fewest < run.config["n_loops"]))
         if self.processes.count > 1:
             kind = str(run.dials["parallel"])
-            self.who.forward = self.processes.wrap(run.model, kind, self.turns)
+            self.who.forward = self.processes.wrap(run.model, kind, own)
         if self.sharded:
             gather(run.model, run.shown)
         if run.dials["compile"]:
@@ -183,9 +185,9 @@ class _Loop:
             # Gradients are averaged over processes, the batch's is their sum.
             (losses.sum() * processes.count).backward()  # type: ignore[no-untyped-call]
             found.append(losses.detach())
-        if self.turns:
+        if self.turns and run.dials["optimizer"] == "adamw":
             # What none of this step has is moved by its moments all the same, so that all
-            # parameters are as many steps old.
+            # parameters are as many steps old; the other optimizers count no steps.
             for parameter in run.model.parameters():
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -220,8 +222,8 @@ class _Loop:
 
     def _regroup(self, step: int) -> None:
         """Let groups of tokens emerge where that is due, unless a loss is no number."""
-        if self.hierarchy is None or not self.hierarchy.due(step):
-            return
+        if self.hierarchy is None or not self.hierarchy.due(step) or step == self.total:
+            return  # what is found at the end nothing would learn
         self._add_losses()
         base = {**self._columns(0, self._seconds()), "split": "train"}
         before = self.hierarchy.settled

@@ -34,19 +34,19 @@ class Processes:
         """Whether this one writes and speaks."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module, kind: str, turns: bool) -> Callable[..., Tensor]:
+    def wrap(self, model: nn.Module, kind: str, idle: bool) -> Callable[..., Tensor]:
         """What computes the model's logits; with `fsdp` its weights are in shares from now on.
 
         Args:
             model: the whole one.
             kind: `ddp` or `fsdp`.
-            turns: whether a step may leave parameters out.
+            idle: whether a step may leave parameters out.
         """
         if self.count == 1:
             return model
         if kind == "ddp":
             return cast(
-                Callable[..., Tensor], DistributedDataParallel(model, find_unused_parameters=turns)
+                Callable[..., Tensor], DistributedDataParallel(model, find_unused_parameters=idle)
             )
         # Here, since they take a second to import, which every command would pay.
         from torch.distributed.device_mesh import init_device_mesh

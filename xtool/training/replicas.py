@@ -175,17 +175,20 @@ def _views(model: nn.Module, config: Mapping[str, Any], count: int) -> Iterator[
         yield one
 
 
-class _Mask(torch.autograd.Function):
-    """Dropout's factors for x: 0, or 1 / (1 - rate); under vmap each replica draws its own."""
+Draw = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class _Draws(torch.autograd.Function):
+    """Random numbers in the shape of x; under vmap each replica draws its own."""
 
     @staticmethod
-    def forward(x: Tensor, rate: float, generators: Sequence[torch.Generator]) -> Tensor:
+    def forward(x: Tensor, draw: Draw, generators: Sequence[torch.Generator]) -> Tensor:
         """As one model alone draws them."""
-        return torch.empty_like(x).bernoulli_(1 - rate, generator=generators[0]).div_(1 - rate)
+        return draw(torch.empty_like(x), generators[0])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """The factors do not depend on x."""
+        """They do not depend on x."""
         ctx.mark_non_differentiable(output)
 
     @staticmethod
@@ -198,19 +201,19 @@ class _Mask(torch.autograd.Function):
         info: Any,
         in_dims: tuple[int | None, ...],
         x: Tensor,
-        rate: float,
+        draw: Draw,
         generators: Sequence[torch.Generator],
     ) -> tuple[Tensor, int]:
         """(R, ...) -> (R, ...), drawn replica by replica."""
         one = x if in_dims[0] is None else x.select(in_dims[0], 0)
-        masks = one.new_empty(len(generators), *one.shape)
-        for mask, own in zip(masks.unbind(), generators, strict=True):
-            mask.bernoulli_(1 - rate, generator=own)
-        return masks.div_(1 - rate), 0
+        found = one.new_empty(len(generators), *one.shape)
+        for part, own in zip(found.unbind(), generators, strict=True):
+            draw(part, own)
+        return found, 0
 
 
 class _Batchable(TorchFunctionMode):
-    """Gives vmap what it lacks: attention in plain products, dropout with a seed a replica.
+    """Gives vmap what it lacks: attention in plain products, dropout and noise with own seeds.
 
     And products of all examples of a replica at once: vmap would repeat a layer's weights for each
     example, and make as many gradients of them.
@@ -223,7 +226,7 @@ class _Batchable(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        """Replace the three, pass on the rest."""
+        """Replace the four, pass on the rest."""
         named = dict(kwargs or {})
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **named)
@@ -231,6 +234,8 @@ class _Batchable(TorchFunctionMode):
             return self._dropout(*args, **named)
         if func is F.linear:
             return self._linear(*args, **named)
+        if func is torch.randn_like:
+            return self._noise(*args, **named)
         return func(*args, **named)
 
     def _dropout(
@@ -238,8 +243,14 @@ class _Batchable(TorchFunctionMode):
     ) -> Tensor:
         if not training or p == 0:
             return x
-        mask: Tensor = _Mask.apply(x, p, self.generators)  # type: ignore[no-untyped-call]
-        return x * mask
+        return x * self._drawn(x, lambda out, g: out.bernoulli_(1 - p, generator=g).div_(1 - p))
+
+    def _noise(self, x: Tensor) -> Tensor:
+        return self._drawn(x, lambda out, g: out.normal_(generator=g))
+
+    def _drawn(self, x: Tensor, draw: Draw) -> Tensor:
+        found: Tensor = _Draws.apply(x, draw, self.generators)  # type: ignore[no-untyped-call]
+        return found
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         out = x.reshape(-1, x.shape[-1]) @ weight.T  # (B*T, n_out)

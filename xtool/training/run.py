@@ -175,7 +175,7 @@ class Run:
     def header(self, kind: Literal["model", "resume"], step: int) -> Header:
         """The header of a model or resume file written after `step` steps."""
         training: Training = {
-            "dials": {k: v for k, v in self.dials.items() if k not in NOT_IN_FILES},
+            "dials": {k: v for k, v in self.dials.items() if k not in not_in_files(self.dials)},
             "progress": cast(Any, self.progress(step)),
             "threads": self.threads,
             "route": self.route,
@@ -198,4 +198,10 @@ class Run:
         )
 
 
-NOT_IN_FILES = {dial.name for dial in REPORT} | {"categories", "threads"}
+def not_in_files(dials: Mapping[str, Any]) -> set[str]:
+    """The dials that decide nothing of what is kept, or stand in a file otherwise.
+
+    Evaluations do decide where they end a run, or choose its best model.
+    """
+    found = {dial.name for dial in REPORT} | {"categories", "threads"}
+    return found - {"eval_every"} if dials["patience"] or dials["keep_best"] else found

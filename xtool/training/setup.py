@@ -33,7 +33,7 @@ from xtool.training.optimizers import Slot
 from xtool.training.parallel import Processes, check_parallel
 from xtool.training.replicas import stacked
 from xtool.training.routes import choose
-from xtool.training.run import NOT_IN_FILES, Run
+from xtool.training.run import Run, not_in_files
 from xtool.training.state import restore
 
 COMPILERS = ("g++", "clang++", "c++")
@@ -169,7 +169,7 @@ def _step(
     inputs: dict[str, str],
 ) -> Step:
     """The step of the lineage: every training dial, and what differs from the model before."""
-    report = NOT_IN_FILES | {"seed"}
+    report = not_in_files(dials) | {"seed"}
     used = {name: value for name, value in dials.items() if name not in report}
     new = {k: v for k, v in config.items() if k != "sources" and (k not in was or was[k] != v)}
     return step("train", {**new, **used}, inputs, dials["seed"])

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from xtool.archs import FORWARD_AND_BACKWARD, architecture, empty, stored_names
+from xtool.archs import FORWARD_AND_BACKWARD, Stepped, empty, stored_names
 from xtool.axes import RESIDUAL, layout
 from xtool.dataset import Drawn, Split
 from xtool.errors import UsageError, XtoolError
@@ -36,6 +36,7 @@ from xtool.surgery.operators._maps import DATA_AXES, Key, Maps, copies
 from xtool.surgery.operators.clone import ENTRY as CLONE
 from xtool.surgery.operators.pad import Pad
 from xtool.tasks import Task, drawn, fitted, open_data, task_of
+from xtool.training.costs import costs_of
 from xtool.training.schedule import lr_factor
 
 PROMISE = "approximate"
@@ -112,15 +113,20 @@ def _fitted(growth: Growth) -> tuple[Maps, Fit]:
     for key, start in maps.starts.items():
         maps.changes[key] = torch.zeros_like(start, dtype=torch.float32)
     task, split = task_of(data.header, str(path)), data.split("train")
+    # Loops and prompts that rise with the steps of a lineage have risen so far.
+    done = header.training.get("progress", {}).get("lineage_steps", 0)
+    if isinstance(model, Stepped):
+        model.at_step(done)
     if isinstance(split, Drawn):
         number = min(len(split), growth.dials["fit_steps"] * growth.dials["fit_batch"] + MEASURED)
-        split = drawn(task, data.header, split, number, growth.seed)
+        split = drawn(task, data.header, split, number, growth.seed, done)
     fitting = _Fitting(maps, model, task, split)
     before = fitting.measure()
     examples = sum(fitting.step(number) for number in range(growth.dials["fit_steps"]))
     after = fitting.measure() if examples else before
-    forward = architecture(growth.new.config).flops(growth.new.config) * examples
-    flops = FORWARD_AND_BACKWARD * (forward + maps.flops() * growth.dials["fit_steps"])
+    costs = costs_of(growth.new.config, [(0, split.inputs.shape[1])])
+    each = [cost for first, cost in costs if first <= done][-1]
+    flops = each * examples + FORWARD_AND_BACKWARD * maps.flops() * growth.dials["fit_steps"]
     note = (
         f"fit: {growth.dials['fit_steps']} steps, training loss {before:.4f} -> {after:.4f}, "
         f"{flops:.3g} training FLOPs"
