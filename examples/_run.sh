@@ -7,8 +7,8 @@ failures=$(mktemp) && trap 'rm -f "$failures"' EXIT
 beside() {
     local beside_name=$1
     [ "$jobs" -gt 0 ] || { echo "JOBS is $jobs, it must be 1 or more" >&2; exit 2; }
-    [ ! -s "$failures" ] || finish
     while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n || true; done
+    [ ! -s "$failures" ] || finish
     (
         # Not `||`, after which bash would go on within a function that failed.
         trap '[ $? = 0 ] || echo "$beside_name" >> "$failures"' EXIT

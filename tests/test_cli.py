@@ -516,11 +516,11 @@ def test_an_experiment_stops_when_a_run_fails(failing: bool, tmp_path: Path) -> 
     script = f"""
         jobs=2 && source {ROOT}/examples/_run.sh
         two() {{ sleep 0.1; {"false" if failing else "true"}; touch second; }}
-        beside first two; beside other sleep 0.2; finish; touch after"""
+        beside first two; beside other sleep 0.3; beside third touch third; finish; touch after"""
     done = shell(script, tmp_path)
     assert (done.returncode, "failed: first" in done.stderr) == (int(failing), failing), done
     there = {one.name for one in tmp_path.iterdir()}
-    assert there == (set() if failing else {"second", "after"})
+    assert there == (set() if failing else {"second", "third", "after"})
 
 
 @pytest.mark.slow

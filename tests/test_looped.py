@@ -372,7 +372,15 @@ def test_loops_with_differences_grow_and_unroll_exactly(method: str, tmp_path: P
     assert torch.equal(read_model(tmp_path / "deep.st")[2].eval()(x), model.eval()(x))
 
 
-@pytest.mark.parametrize("turns", [["--loop-rank", 2], ["--untied", "--n-layers", 3]], ids=str)
+@pytest.mark.parametrize(
+    "turns",
+    [
+        ["--loop-rank", 2],
+        ["--untied", "--n-layers", 3],
+        ["--untied", "--n-layers", 3, "--optimizer", "muon"],
+    ],
+    ids=str,
+)
 def test_loops_that_take_turns_resume_to_the_bit_and_are_sorted(
     turns: list[Any], xtool: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

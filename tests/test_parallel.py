@@ -58,7 +58,7 @@ RANKED = ["--arch", "looped", "--n-loops", 3, "--loop-rank", 2, "--loss-loops", 
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
-        ("ddp", []),
+        pytest.param("ddp", [], marks=pytest.mark.slow),
         ("fsdp", []),
         # Of 17 examples in 4 parts the processes have 9 and 8.
         ("ddp", ["--batch-size", 17, "--accumulate", 4]),

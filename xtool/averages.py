@@ -29,7 +29,7 @@ def bounded(metric: str, found: Estimate) -> Estimate:
 
 
 def summarise(
-    rows: Iterable[Row], keys: Sequence[str], apart: Sequence[str] = ()
+    rows: Iterable[Row], keys: Sequence[str], things: bool = False
 ) -> dict[tuple[Any, ...], Estimate]:
     """Mean and interval for each combination of `keys`, in the order of first appearance.
 
@@ -39,11 +39,17 @@ def summarise(
     Args:
         rows: what to average.
         keys: the columns whose values make a cell.
-        apart: columns that must not differ in a cell, beside what never must.
+        things: whether a cell is of one size, and of one step of each run.
     """
-    cells = _cells(rows, keys)
+    cells: dict[tuple[Any, ...], list[Row]] = {}
+    for one in rows:
+        cell = cells.setdefault(tuple(one.get(key) for key in keys), [])
+        if one not in cell:
+            cell.append(one)
     for found in cells.values():
-        for name in (*UNLIKE, *ASKED, *apart):
+        if things:
+            _require_one_step(found)
+        for name in (*UNLIKE, *ASKED, *(["size"] if things else [])):
             values = sorted({str(one.get(name)) for one in found})
             if len(values) > 1:
                 raise UsageError(
@@ -51,16 +57,6 @@ def summarise(
                     f"choose one with `--where {name}={values[0]}`",
                 )
     return {key: _estimate(found) for key, found in cells.items()}
-
-
-def _cells(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
-    """The rows of each combination of `keys`, each once."""
-    cells: dict[tuple[Any, ...], list[Row]] = {}
-    for one in rows:
-        cell = cells.setdefault(tuple(one.get(key) for key in keys), [])
-        if one not in cell:
-            cell.append(one)
-    return cells
 
 
 def _require_one_step(rows: Sequence[Row]) -> None:
@@ -110,11 +106,22 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
     for key, found in list(groups.items()):
         # A model is what its run ended with, wherever that was. But a journal's rows are of one
         # step, and where a seed is there twice, its models are of several lengths.
+        models = [(one["digest"], one.get("replica")) for one in found if one.get("digest")]
+        if len(set(models)) < len(models):
+            raise UsageError("the same model is there twice", "name each once")
         who = {tuple(one.get(name) for name in repeated) for one in found}
         if len(who) < len(found) or not all(one.get("digest") for one in found):
             del groups[key]
+            apart: dict[tuple[Any, ...], list[Row]] = {}
             for one in found:
-                groups.setdefault(_told(one, dropped), []).append(one)
+                apart.setdefault(_told(one, dropped), []).append(one)
+            if len(who) < len(found) and any(len(part) != len(who) for part in apart.values()):
+                raise UsageError(
+                    f"`{found[0]['label']}` has several models of a {over} that ended at steps of "
+                    "their own",
+                    "choose some with `--where`, or give each kind a `--label`",
+                )
+            groups |= apart
     if len(groups) == len(rows):
         raise UsageError(
             f"no two rows differ only by `{over}`", "give the runs to average one `--label`"
@@ -124,9 +131,6 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
         if len(found) == 1:
             out.append(found[0])
             continue
-        models = [(one["digest"], one.get("replica")) for one in found if one.get("digest")]
-        if len(set(models)) < len(models):
-            raise UsageError("the same model is there twice", "name each once")
         mean = _estimate(found)
         made = row(**{n: v for n, v in found[0].items() if n not in dropped}) | vars(mean)
         used = [name for name in ("loops_used", *LENGTHS) if name in found[0]]
@@ -224,9 +228,7 @@ def pivot(rows: Sequence[Row], down: str, across: str) -> tuple[list[Row], list[
                 f"the rows hold several values of `{name}`: {', '.join(found)}",
                 f"choose one with `--where {name}={found[0]}`",
             )
-    cells = summarise(rows, [down, across], ("size",))
-    for cell in _cells(rows, [down, across]).values():
-        _require_one_step(cell)
+    cells = summarise(rows, [down, across], things=True)
     heads = list(dict.fromkeys(key[1] for key in cells))
     lines, columns = [], [down]
     for head in heads:

@@ -95,10 +95,13 @@ def plan_run(asked: Asked, notes: Notes, processes: Processes) -> tuple[Run, boo
     dials = _training_dials(asked, saved or parent, bool(saved), ready, defaults(data.header))
     if parent and saved is None:
         hierarchy = dials["categories"] or dials["emergent"] != "none"
-        if parent.training.get("categories") and not hierarchy:
+        kept = parent.training.get("categories") or parent.training.get("position", {}).get(
+            "groups"
+        )
+        if kept and not hierarchy:
             notes.say("the model's groups are not taken over: its sizes learn tokens from now on")
         if parent.kind == "resume" and parent.training.get("dials", {}).get("ema"):
-            notes.say("the state's running average is not taken over, training goes on without it")
+            notes.say("the state's running average is not taken over: training begins its own")
     if parent and parent.kind == "resume":
         theirs = optimizer_of(parent)
         if theirs != dials["optimizer"]:
@@ -231,7 +234,9 @@ def _training_dials(
     """
     old = dict(before.training.get("dials", {})) if before else {}
     if not resuming:
-        old = {k: v for k, v in old.items() if k not in (*LENGTH, *OF_TOKENS, "device")}
+        old = {
+            k: v for k, v in old.items() if k not in (*LENGTH, *OF_TOKENS, "device", "eval_every")
+        }
     given = [*asked.layers, ("preset", ready)]
     dials = resolve(RESULT + REPORT, [*given, ("the checkpoint", old), ("task", task)])
     for where, values in given:

@@ -204,7 +204,8 @@ def evaluate(
         )
     for_models = {"label": label, "data": data, "against": others, "split": split != "dev"}
     given = [f"`--{flag}`" for flag, value in for_models.items() if value]
-    if given and all(path.suffix in ROWS for path in found):
+    holding = [path.suffix in ROWS for path in found]
+    if given and (all(holding) or (label and any(holding))):
         raise UsageError(
             f"{', '.join(given)}: for models, and the files hold rows",
             "choose rows with `--where split=test`; `--against` takes a label with `--over seed`",

@@ -28,7 +28,8 @@ def heads(axes: "Axes", request: Request) -> None:
         UsageError: rows of several models.
     """
     require_heads(request)
-    cells = {key: cell.value for key, cell in summarise(request.rows, ["layer", "head"]).items()}
+    found = summarise(request.rows, ["layer", "head"], things=True)
+    cells = {key: cell.value for key, cell in found.items()}
     layers, across = (sorted({key[place] for key in cells}) for place in (0, 1))
     table = [[cells.get((layer, head), float("nan")) for head in across] for layer in layers]
     picture = axes.imshow(table, aspect="auto", cmap="viridis")

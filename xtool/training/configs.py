@@ -17,7 +17,7 @@ from xtool.header import Header
 from xtool.tasks import Shape, task_of
 
 ATTENTION = "layers/attention"
-OF_SIZES = ("nest", "nest_gain", "nest_weights")
+OF_SIZES = ("nest", "nest_gain", "nest_weights", "nest_mix")
 WIDTHS = [name for name in SIZES if name.startswith("d_") and name != RESIDUAL]
 
 
@@ -82,7 +82,8 @@ def _require_nest(config: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     if not config.get("nest") or config["nest_gain"] != "own":
         return
     given = {name: config[name] if asked.get(name) is None else asked[name] for name in OF_SIZES}
-    if canonical({**config, **given}) != config["nest"] or given["nest_gain"] != "own":
+    same = canonical({**config, **given}) == config["nest"]
+    if not same or given["nest_gain"] != "own" or given["nest_mix"] != config["nest_mix"]:
         raise UsageError(
             f"`nest` is {config['nest']} in the model given with `--from`, whose sizes have their "
             "own gains",

@@ -106,6 +106,8 @@ class _Loop:
             return None
         seen = None
         if dials["emergent"] != "none":
+            if dials["every"] >= self.total:
+                self.listener.note(f"no groups are found in {self.total} steps: lower `--every`")
             tokens = run.data.stored("train").targets.flatten().long()
             seen = torch.bincount(tokens, minlength=run.config["vocab_size"]).cpu().numpy()
         found = Hierarchy(run.config, dials, run.data.header, run.position.groups, seen)
@@ -185,11 +187,12 @@ class _Loop:
             # Gradients are averaged over processes, the batch's is their sum.
             (losses.sum() * processes.count).backward()  # type: ignore[no-untyped-call]
             found.append(losses.detach())
-        if self.turns and run.dials["optimizer"] == "adamw":
+        if self.turns:
             # What none of this step has is moved by its moments all the same, so that all
-            # parameters are as many steps old; the other optimizers count no steps.
-            for parameter in run.model.parameters():
-                if parameter.grad is None:
+            # parameters are as many steps old; other optimizers than AdamW count no steps.
+            counting = [one for one in self.optimizers if isinstance(one, torch.optim.AdamW)]
+            for group in (group for one in counting for group in one.param_groups):
+                for parameter in (one for one in group["params"] if one.grad is None):
                     parameter.grad = torch.zeros_like(parameter)
         return torch.stack(found).sum(0)
 

@@ -234,7 +234,7 @@ class _Batchable(TorchFunctionMode):
             return self._dropout(*args, **named)
         if func is F.linear:
             return self._linear(*args, **named)
-        if func is torch.randn_like:
+        if func is torch.randn_like and not named:
             return self._noise(*args, **named)
         return func(*args, **named)
 

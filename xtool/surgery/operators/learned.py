@@ -113,14 +113,11 @@ def _fitted(growth: Growth) -> tuple[Maps, Fit]:
     for key, start in maps.starts.items():
         maps.changes[key] = torch.zeros_like(start, dtype=torch.float32)
     task, split = task_of(data.header, str(path)), data.split("train")
-    # Loops and prompts that rise with the steps of a lineage have risen so far.
     done = header.training.get("progress", {}).get("lineage_steps", 0)
-    if isinstance(model, Stepped):
-        model.at_step(done)
     if isinstance(split, Drawn):
         number = min(len(split), growth.dials["fit_steps"] * growth.dials["fit_batch"] + MEASURED)
         split = drawn(task, data.header, split, number, growth.seed, done)
-    fitting = _Fitting(maps, model, task, split)
+    fitting = _Fitting(maps, model, task, split, done)
     before = fitting.measure()
     examples = sum(fitting.step(number) for number in range(growth.dials["fit_steps"]))
     after = fitting.measure() if examples else before
@@ -148,8 +145,9 @@ def _start(growth: Growth) -> Operator:
 class _Fitting:
     """The grown model as a function of its maps, and the steps that fit them."""
 
-    def __init__(self, maps: Maps, model: nn.Module, task: Task, split: Split) -> None:
+    def __init__(self, maps: Maps, model: nn.Module, task: Task, split: Split, done: int) -> None:
         self.maps, self.model, self.task, self.split = maps, model, task, split
+        self.done = done  # steps of the lineage, in which loops and prompts have risen
         growth = maps.growth
         self.inputs, self.targets = split.pool(torch.device("cpu"))
         self.dials, self.seed = growth.dials, growth.seed
@@ -199,6 +197,8 @@ class _Fitting:
             )
         torch.manual_seed(derive(self.seed, "fit step", number))
         self.model.train()
+        if isinstance(self.model, Stepped):
+            self.model.at_step(self.done + number)
         batch = self._batch(number)
         loss = self.loss(self.inputs[batch], self.targets[batch])
         if not torch.isfinite(loss):
