@@ -590,6 +590,7 @@ def test_a_header_of_another_kind_is_refused(xtool: Callable[..., Result], tmp_p
         ["grow", "m.st", "--to", "16", "--race", "-o", "data.st"],
         ["slice", "m.st", "--to", "4", "-o", "m.st"],
         ["slice", "m.st", "--sort", "importance", "--data", "data.st", "-o", "data.st"],
+        ["slice", "m.st", "--sort", "importance", "-o", "data.st"],
         ["plot", "rows.svg", "-o", "rows.svg"],
         ["prepare", "counting", "text.txt", "-o", "text.txt"],
     ],

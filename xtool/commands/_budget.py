@@ -80,6 +80,7 @@ def slice_each(
     from xtool import registry
     from xtool.atomic import require_apart, require_writable
     from xtool.commands._resize import target
+    from xtool.dataset import data_of
     from xtool.errors import UsageError
     from xtool.surgery.slice import slice_model
 
@@ -94,7 +95,8 @@ def slice_each(
     for path in models:
         changes = _chosen(path, given[0], str(budgets[given[0]]), where, notes)
         place = target(path, out, changes)
-        require_apart([place], [*models, where.data, *registry.admitted().values()])
+        read = data_of(path, where.data)
+        require_apart([place], [*models, read, *registry.admitted().values()])
         require_writable(place, force)
         changed, digest = slice_model(path, place, changes, where.replica, False, inside=False)
         notes.say(f"{path} -> {place}: {', '.join(changed)}; every tensor is a prefix, to the bit")

@@ -137,7 +137,10 @@ def slice_(
     from xtool.surgery.slice import slice_model
 
     names = wanted if replica is None else {**wanted, "replica": replica}
-    outputs = places(found, out, lambda path: target(path, None, names, "sorted"), [data], force)
+    from xtool.dataset import data_of
+
+    read = [data_of(path, data) for path in found] if sort else []
+    outputs = places(found, out, lambda path: target(path, None, names, "sorted"), read, force)
     for path, place in zip(found, outputs, strict=True):
         if sort:
             from xtool.commands._slice import slice_sorted
