@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,18 @@ def refusal(method: str, config: dict[str, Any], changes: dict[str, int]) -> str
     return ""
 
 
-@pytest.mark.parametrize("norm", ["none", "layernorm", "rmsnorm"])
-@pytest.mark.parametrize("tied", [False, True], ids=["free", "tied"])
-@pytest.mark.parametrize("method", EXACT)
-@pytest.mark.parametrize("arch", WIDE)
+# A matryoshka grows as the gpt that it is; the slow tests hold it to every norm.
+CASES = [
+    pytest.param(
+        *case,
+        marks=pytest.mark.slow if case[0] == "matryoshka" and case[3] != "rmsnorm" else (),
+        id="-".join([*case[:2], "tied" if case[2] else "free", case[3]]),
+    )
+    for case in product(WIDE, EXACT, [False, True], ["none", "layernorm", "rmsnorm"])
+]
+
+
+@pytest.mark.parametrize(("arch", "method", "tied", "norm"), CASES)
 def test_an_exact_operator_keeps_the_logits_or_refuses(
     arch: str, method: str, tied: bool, norm: str, tmp_path: Path
 ) -> None:
