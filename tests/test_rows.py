@@ -137,6 +137,10 @@ def test_runs_that_ended_at_steps_of_their_own_are_averaged() -> None:
         averages.average([*ends, *more], "seed")
     found = averages.average([*({**one, "step": 9} for one in ends), *more], "seed")
     assert [(one["step"], one["n"]) for one in found] == [(9, 2), (5, 2)]
+    # An exact method's rows stand beside each model, and are the same.
+    exact = rows.row(label="least squares", metric="squared_error", value=0.1, low=0.0, high=0.2)
+    one, other = averages.average([ends[0], exact, ends[1], dict(exact)], "seed")
+    assert (one["n"], other) == (2, exact)
     (mean,) = averages.average([run("a", s, 1.0) for s in range(3)], "seed")
     assert (mean["low"], mean["high"]) == (1.0, 1.0)
 

@@ -100,35 +100,14 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
         )
     repeated = REPEATED if over in REPEATED else (over,)
     dropped = {*repeated, "digest", "p_value", *MEASURED, "lineage_seconds", "loops_used"}
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for one in rows:
-        groups.setdefault(_told(one, {*dropped, *LENGTHS}), []).append(one)
-    for key, found in list(groups.items()):
-        # A model is what its run ended with, wherever that was. But a journal's rows are of one
-        # step, and where a seed is there twice, its models are of several lengths.
-        models = [(one["digest"], one.get("replica")) for one in found if one.get("digest")]
-        if len(set(models)) < len(models):
-            raise UsageError("the same model is there twice", "name each once")
-        who = {tuple(one.get(name) for name in repeated) for one in found}
-        if len(who) < len(found) or not all(one.get("digest") for one in found):
-            del groups[key]
-            apart: dict[tuple[Any, ...], list[Row]] = {}
-            for one in found:
-                apart.setdefault(_told(one, dropped), []).append(one)
-            if len(who) < len(found) and any(len(part) != len(who) for part in apart.values()):
-                raise UsageError(
-                    f"`{found[0]['label']}` has several models of a {over} that ended at steps of "
-                    "their own",
-                    "choose some with `--where`, or give each kind a `--label`",
-                )
-            groups |= apart
+    groups = _repetitions(rows, over, repeated, dropped)
     if len(groups) == len(rows):
         raise UsageError(
             f"no two rows differ only by `{over}`", "give the runs to average one `--label`"
         )
     out = []
-    for found in groups.values():
-        if len(found) == 1:
+    for found in groups:
+        if all(one == found[0] for one in found):  # such as an exact method's, beside each model
             out.append(found[0])
             continue
         mean = _estimate(found)
@@ -140,10 +119,45 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
     return out
 
 
-def _told(one: Row, dropped: Collection[str]) -> tuple[Any, ...]:
-    """What a row says beside some columns."""
-    told = ((name, value) for name, value in one.items() if name not in dropped)
-    return tuple((n, v if isinstance(v, Hashable) else repr(v)) for n, v in told)
+def _repetitions(
+    rows: Sequence[Row], over: str, repeated: Sequence[str], dropped: Collection[str]
+) -> list[list[Row]]:
+    """Rows that belong together, in the order of their first ones.
+
+    A model is what its run ended with, wherever that was. But rows of a journal are of one step,
+    and where a seed is there twice, its models are of several lengths.
+
+    Raises:
+        UsageError: the same model twice, or lengths that not every seed has.
+    """
+    out = []
+    for found in _grouped(rows, {*dropped, *LENGTHS}):
+        models = [(one["digest"], one.get("replica")) for one in found if one.get("digest")]
+        if len(set(models)) < len(models):
+            raise UsageError("the same model is there twice", "name each once")
+        who = {tuple(one.get(name) for name in repeated) for one in found}
+        if len(who) == len(found) == len(models):
+            out.append(found)
+            continue
+        parts = _grouped(found, dropped)
+        if models and len(who) < len(found) and any(len(part) != len(who) for part in parts):
+            raise UsageError(
+                f"`{found[0]['label']}` has several models of a {over} that ended at steps of "
+                "their own",
+                "choose some with `--where`, or give each kind a `--label`",
+            )
+        out += parts
+    return out
+
+
+def _grouped(rows: Iterable[Row], dropped: Collection[str]) -> list[list[Row]]:
+    """Rows that say the same beside some columns."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for one in rows:
+        told = [(name, value) for name, value in one.items() if name not in dropped]
+        key = tuple((n, v if isinstance(v, Hashable) else repr(v)) for n, v in told)
+        groups.setdefault(key, []).append(one)
+    return list(groups.values())
 
 
 def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:

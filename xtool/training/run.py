@@ -174,8 +174,9 @@ class Run:
 
     def header(self, kind: Literal["model", "resume"], step: int) -> Header:
         """The header of a model or resume file written after `step` steps."""
+        left_out = not_in_files(self.dials)
         training: Training = {
-            "dials": {k: v for k, v in self.dials.items() if k not in not_in_files(self.dials)},
+            "dials": {k: v for k, v in self.dials.items() if k not in left_out},
             "progress": cast(Any, self.progress(step)),
             "threads": self.threads,
             "route": self.route,
