@@ -1,6 +1,8 @@
 """Optimizers, schedules and when a run ends, against the formulas written out."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,3 +211,24 @@ def test_a_state_goes_on_with_its_own_optimizer(data: Path, xtool: Callable[...,
     done = xtool("train", data, "--from", "m.resume.st", "--steps", 1, "-o", "on.st")
     assert done.code == 0, done.err
     assert xtool("train", data, "--from", "m.st", "--optimizer", "sgd", "--steps", 1).code == 0
+
+
+def test_no_optimizer_imports_the_compiler(data: Path) -> None:
+    commands = [
+        ["xtool", "train", str(data), *map(str, RUN), "--steps", "2", "-q", "--optimizer", name]
+        for name in registry.names(FOLDER)
+    ]
+    code = f"""
+import sys
+from xtool.cli import main
+
+for number, command in enumerate({commands!r}):
+    sys.argv = [*command, "-o", f"{{number}}.st"]
+    try:
+        main()
+    except SystemExit as stop:
+        assert not stop.code
+    assert "torch._dynamo" not in sys.modules, command
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=data.parent, check=False)
+    assert done.returncode == 0

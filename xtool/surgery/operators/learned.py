@@ -37,6 +37,7 @@ from xtool.surgery.operators.clone import ENTRY as CLONE
 from xtool.surgery.operators.pad import Pad
 from xtool.tasks import Task, drawn, fitted, open_data, task_of
 from xtool.training.costs import costs_of
+from xtool.training.eager import eager
 from xtool.training.schedule import lr_factor
 
 PROMISE = "approximate"
@@ -161,7 +162,7 @@ class _Fitting:
         self.starts = {key: start.float() for key, start in maps.starts.items()}
         learnt = [key for key in maps.changes if key[1] not in DATA_AXES]
         parameters = [maps.changes[key].requires_grad_() for key in learnt]
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = eager(torch.optim.AdamW)(
             parameters, lr=self.dials["fit_lr"], weight_decay=WEIGHT_DECAY, fused=True
         )
         self.order = (-1, torch.empty(0))

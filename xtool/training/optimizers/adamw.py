@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xtool.training.eager import eager
 from xtool.training.optimizers import Carried, Factors, Optimizer, Slot
 from xtool.training.parallel import like
 
@@ -26,7 +27,7 @@ class AdamW:
         self, groups: Sequence[dict[str, Any]], dials: Mapping[str, Any]
     ) -> torch.optim.AdamW:
         """Torch's."""
-        return torch.optim.AdamW(
+        return eager(torch.optim.AdamW)(
             [group | {"eps": dials["adam_eps"] * group["eps_factor"]} for group in groups],
             betas=(dials["beta1"], dials["beta2"]),
             fused=True,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from xtool.training.eager import eager
 from xtool.training.optimizers import Carried, Factors, Optimizer
 
 MOMENTS = {"exp_avg": 1}
@@ -44,7 +45,7 @@ class Lion(torch.optim.Optimizer):
 
 class _Entry:
     def build(self, groups: Sequence[dict[str, Any]], dials: Mapping[str, Any]) -> Lion:
-        return Lion(groups, {"lr": dials["lr"], "betas": (dials["beta1"], dials["beta2"])})
+        return eager(Lion)(groups, {"lr": dials["lr"], "betas": (dials["beta1"], dials["beta2"])})
 
     def factors(self, carried: Carried) -> Factors:
         """A sign does not scale with the gradient."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from xtool.training.eager import eager
 from xtool.training.optimizers import Carried, Factors, Optimizer
 
 MOMENTS = {"momentum_buffer": 1}
@@ -22,7 +23,7 @@ MOMENTUM = 0.95
 
 class _Entry:
     def build(self, groups: Sequence[dict[str, Any]], dials: Mapping[str, Any]) -> Any:
-        return torch.optim.Muon(
+        return eager(torch.optim.Muon)(
             groups, lr=dials["lr"], momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from xtool.training.eager import eager
 from xtool.training.optimizers import Carried, Factors, Optimizer
 
 MOMENTS = {"momentum_buffer": 1}
@@ -15,7 +16,7 @@ MOMENTS = {"momentum_buffer": 1}
 
 class _Entry:
     def build(self, groups: Sequence[dict[str, Any]], dials: Mapping[str, Any]) -> torch.optim.SGD:
-        return torch.optim.SGD(groups, lr=dials["lr"], momentum=dials["beta1"])
+        return eager(torch.optim.SGD)(groups, lr=dials["lr"], momentum=dials["beta1"])
 
     def factors(self, carried: Carried) -> Factors:
         """The step scales with the gradient, and the decay is a part of it."""
