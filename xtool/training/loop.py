@@ -6,17 +6,15 @@ to the bit. The loop prints nothing; a listener is told.
 """
 
 import math
-import time
 from contextlib import suppress
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from xtool.archs import Compiling, Stepped, count
+from xtool.archs import Compiling, Stepped
 from xtool.errors import Diverged, Interrupted
-from xtool.evaluation.score import LOWER_IS_BETTER, columns_of_model, score_rows, scores
-from xtool.rows import Row, row
+from xtool.rows import Row
 from xtool.seeds import derive
 from xtool.training.batches import Batches
 from xtool.training.hierarchy import Hierarchy
@@ -25,8 +23,8 @@ from xtool.training.optimizers import make
 from xtool.training.parallel import gather
 from xtool.training.replicas import Replicas
 from xtool.training.routes import applied
+from xtool.training.rows import RunRows
 from xtool.training.run import Listener, Run
-from xtool.training.schedule import lr_factor
 from xtool.training.state import load_state, save_model, save_state
 from xtool.training.stop import StopRequest
 from xtool.training.watch import Watch, without_gradient
@@ -90,13 +88,12 @@ class _Loop:
                 f"{run.position.step}, the run wrote {run.position.rows}"
             )
             run.position.rows = len(self.journal.kept)
-        self.began = time.monotonic() - self.journal.seconds * self.who.count
         self.losses: list[Tensor] = []
         self.clipped = torch.tensor(run.position.clipped or [0] * self.who.count).to(self.device)
         watched = run.dials["watch"]
         self.watch = Watch(run.model, self.who, run.position.step) if watched else None
-        self.params = count(self.who.each[0])
         self.hierarchy = self._hierarchy()
+        self.rows = RunRows(run, self.who, self.journal.seconds, self.watch, self.hierarchy)
 
     def _hierarchy(self) -> Hierarchy | None:
         """The groups that nested sizes learn, if any are to be."""
@@ -137,17 +134,12 @@ class _Loop:
             return here
         return self.run.position.step % LOOK_EVERY == 0 and self.processes.any(here, self.device)
 
-    def _factor(self, step: int) -> float:
-        """The schedule's factor on the learning rate before a step."""
-        dials = self.run.dials
-        return lr_factor(dials["schedule"], step, self.total, dials["warmup"], dials["decay_part"])
-
     def _step(self) -> None:
         """One batch: forward, backward, update."""
         run, step, dials = self.run, self.run.position.step, self.run.dials
-        factor = self._factor(step)
+        lr = run.lr(step)
         for group in (group for one in self.optimizers for group in one.param_groups):
-            group["lr"] = dials["lr"] * factor * group["lr_factor"]
+            group["lr"] = lr * group["lr_factor"]
         apart = [self.processes.rank] if self.processes.rank else []
         now = run.steps_before + step
         self.who.seed([derive(seed, "step", now, *apart) for seed in run.seeds])
@@ -209,7 +201,7 @@ class _Loop:
         self._regroup(step)
         limit = dials["max_time"]
         if limit is not None:
-            over = time.monotonic() - self.began >= limit
+            over = self.rows.spent() >= limit
             self.run.position.stopped = self.processes.any(over, self.device) and step < self.total
         last = step == self.total or self.run.position.stopped
         due = self._due(step)
@@ -228,7 +220,7 @@ class _Loop:
         if self.hierarchy is None or not self.hierarchy.due(step) or step == self.total:
             return  # what is found at the end nothing would learn
         self._add_losses()
-        base = {**self._columns(0, self._seconds()), "split": "train"}
+        base = {**self.rows.base(0), "split": "train"}
         before = self.hierarchy.settled
         rows = self.hierarchy.regroup(self.run.model, base)
         self.journal.write(rows)
@@ -294,17 +286,7 @@ class _Loop:
         if self.sharded:
             gather(run.model, run.shown)
         for replica, model in enumerate(self.shown.each if self.processes.first else []):
-            base = self._columns(replica, self._seconds())
-            found = scores(model, run.task, run.data.split("dev")) | self.baselines
-            rows += score_rows(found, split="dev", **base)
-            if at.loss_count:
-                mean = at.loss_sums[replica] / at.loss_count
-                rows.append(row(split="train", metric="loss", value=mean, **base))
-            rows += self._reached(rows, base)
-            if self.hierarchy:
-                rows += self.hierarchy.clear(model, run.data.split("dev"), base | {"split": "dev"})
-            if self.watch and at.loss_count:
-                rows += self._watched(self.watch, replica, base | {"split": "train"})
+            rows += self.rows.evaluated(replica, model, self.baselines)
         at.loss_sums, at.loss_count = [], 0
         self.clipped.zero_()
         self.journal.write(rows)
@@ -317,19 +299,6 @@ class _Loop:
             self._compare(next(one["value"] for one in rows if one["metric"] == "loss"))
         at.stopped = self.processes.any(at.stopped, self.device)
 
-    def _watched(self, watch: Watch, replica: int, base: Row) -> list[Row]:
-        """Rows of how the steps since the last evaluation went."""
-        run, at = self.run, self.run.position
-        spent = {
-            "tokens": run.tokens(at.step) - run.tokens(watch.step),
-            "flops": run.flops(at.step) - run.flops(watch.step),
-        }
-        said = {"lr": run.dials["lr"] * self._factor(at.step - 1)}
-        if run.dials["clip"] > 0:
-            said["clipped"] = at.clipped[replica] / at.loss_count
-        rows = [row(metric=name, value=value, **base) for name, value in said.items()]
-        return rows + watch.rows(replica, spent, base)
-
     def _compare(self, loss: float) -> None:
         """Keep the lowest dev loss, with its model if asked, and stop when it is not lowered."""
         run, at = self.run, self.run.position
@@ -341,37 +310,6 @@ class _Loop:
         at.worse += 1
         if at.worse >= (run.dials["patience"] or math.inf):
             at.stopped = True
-
-    def _seconds(self) -> float:
-        """A replica's share of the time since the run began."""
-        return round((time.monotonic() - self.began) / self.who.count, 3)
-
-    def _columns(self, replica: int, seconds: float) -> Row:
-        """The columns that all rows of one model have now."""
-        run = self.run
-        several = self.who.count > 1
-        return columns_of_model(run.header("model", run.position.step), self.params) | {
-            "label": run.dials.get("label") or run.out.name.removesuffix(".st"),
-            "seed": run.seeds[replica],
-            "replica": replica if several else None,
-            "seconds": seconds,
-            "device": self.device.type,
-        }
-
-    def _reached(self, rows: list[Row], base: Row) -> list[Row]:
-        """Rows of the first time that `--reach` held."""
-        if not self.run.dials["reach"] or self.run.position.reached:
-            return []
-        metric, _, wanted = str(self.run.dials["reach"]).partition("=")
-        found = next(one["value"] for one in rows if one["metric"] == metric)
-        sign = -1 if metric in LOWER_IS_BETTER else 1
-        if sign * found < sign * float(wanted):
-            return []
-        self.run.position.reached = True
-        here = {"split": "dev", "reach": self.run.dials["reach"], **base}
-        places = {"step": base["step"], "epoch": base["epoch"], "flops": base["flops"]}
-        places["lineage_flops"] = base["lineage_flops"]
-        return [row(metric=f"reached_{name}", value=v, **here) for name, v in places.items()]
 
     def _interrupted(self) -> Interrupted:
         self._save_state()
@@ -392,18 +330,7 @@ class _Loop:
             self.listener.note(f"stopped after {at.step:,} of {self.total:,} steps: {why}")
         self._save_state()
         digest = save_model(run, run.out, at.step)
-        seconds = self._seconds()
-        self.journal.write(
-            [
-                row(
-                    metric="train_seconds",
-                    value=seconds,
-                    digest=digest,
-                    **self._columns(replica, seconds),
-                )
-                for replica in range(self.who.count)
-            ]
-        )
+        self.journal.write(self.rows.ended(digest))
         self.journal.sync()
         if not self.keep_state:
             with suppress(FileNotFoundError):

@@ -21,6 +21,7 @@ from xtool.training.costs import Costs, costs_of
 from xtool.training.dials import REPORT
 from xtool.training.optimizers import Slot
 from xtool.training.parallel import Processes
+from xtool.training.schedule import lr_factor
 
 
 @dataclass
@@ -110,7 +111,7 @@ class Run:
         """Steps of the lineage so far; a run that goes on draws anew, it does not repeat."""
         return int(self.before.get("lineage_steps", 0))
 
-    @property
+    @cached_property
     def total_steps(self) -> int:
         """Where the run ends: by steps, else epochs, and never beyond the budget of FLOPs."""
         limit = self.dials["max_flops"]
@@ -138,6 +139,12 @@ class Run:
         if isinstance(self.task, Lengths):
             return self.task.lengths(self.data.header)
         return [(0, int(self.config["context"]))]
+
+    def lr(self, step: int) -> float:
+        """The learning rate after `step` steps, for the next one."""
+        dials, total = self.dials, self.total_steps
+        schedule, part = str(dials["schedule"]), float(dials["decay_part"])
+        return float(dials["lr"]) * lr_factor(schedule, step, total, int(dials["warmup"]), part)
 
     def flops(self, steps: int) -> int:
         """Training FLOPs of the run's first steps."""
