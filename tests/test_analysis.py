@@ -241,7 +241,14 @@ def test_spectra_are_drawn_a_panel_a_matrix_and_a_line_a_model(
 
 
 @pytest.mark.parametrize(
-    "dials", [{}, {"tied_head": True, "positions": "rotary", "n_kv_heads": 1}, {"d_ff": 0}], ids=str
+    "dials",
+    [
+        {},
+        {"tied_head": True, "positions": "rotary", "n_kv_heads": 1},
+        {"d_ff": 0},
+        {"arch": "looped", "injection": "concat", "registers": 2},
+    ],
+    ids=str,
 )
 def test_parts_add_up_to_the_model(dials: dict[str, Any]) -> None:
     config = configuration(n_layers=3, n_heads=2, **dials)
@@ -253,6 +260,7 @@ def test_parts_add_up_to_the_model(dials: dict[str, Any]) -> None:
         own = [one for one in found if one["metric"] == metric]
         assert sum(one["value"] for one in own) == whole
         assert sum(one["share"] for one in own) == pytest.approx(1)
+        assert all(one["value"] > 0 for one in own if one["part"] in ("attention", "head"))
     mlp = [one["value"] for one in found if (one["part"], one["metric"]) == ("mlp", "params")]
     assert mlp == ([] if dials.get("d_ff") == 0 else [3 * 2 * 16 * config["d_ff"]])
 

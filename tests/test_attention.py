@@ -277,6 +277,30 @@ def test_the_penalty_is_in_the_gradient_and_not_in_the_loss() -> None:
     assert torch.allclose(found, gradient.expand(2, -1), atol=1e-10)
 
 
+def test_windows_of_every_loop_are_paid_for() -> None:
+    dials = {"attention": "hard-window", "window_penalty": 0.5, "n_loops": 3}
+    config = configuration("looped", **dials)
+    model = laws.made(config).train()
+    symbols = laws.symbols(config)[None]
+    costs: list[Tensor] = []
+    for block in model.get_submodule("blocks"):
+        told = block.attention.told
+        block.attention.told = lambda x, told=told: (costs.append(told(x)), costs[-1])[1]
+    one = Replicas(model, config, 1).losses(lambda y, _: 0 * y[..., 0], symbols, symbols)
+    assert len(costs) == 3 * config["n_layers"]
+    wanted = torch.stack([0.5 * torch.sigmoid(cost).mean() for cost in costs]).mean()
+    names = [name for name, _ in model.named_parameters() if "attention" in name]
+    own = [model.get_parameter(name) for name in names]
+    for found, due in zip(
+        *(
+            torch.autograd.grad(value, own, retain_graph=True, allow_unused=True)
+            for value in (one.sum(), wanted)
+        ),
+        strict=True,
+    ):
+        assert torch.allclose(found, torch.zeros_like(found) if due is None else due, atol=1e-12)
+
+
 def _loss(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.logsumexp(-1) - logits[..., 0]
 

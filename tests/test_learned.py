@@ -17,6 +17,7 @@ from xtool.surgery.grow import grow
 from xtool.surgery.plan import Plan, plan
 from xtool.surgery.proof import Proof
 from xtool.tasks import open_data, task_of
+from xtool.training.costs import costs_of
 
 VARIANTS = [
     {"bias": "all", "n_heads": 1},
@@ -93,6 +94,17 @@ def test_the_fit_lowers_the_training_loss_and_its_flops_are_counted(
     assert counted > least
     assert counted == made.fit().flops
     assert f"{training_loss(tmp_path, 'a.st'):.4f} -> " in made.fit().note
+
+
+def test_a_fit_over_a_ramp_costs_the_loops_of_each_step(tmp_path: Path) -> None:
+    loops = {"arch": "looped", "norm": "none", "positions": "none", "n_heads": 1, "n_loops": 4}
+    make_model(tmp_path / "a.st", **loops, loops_from=1, loops_every=2)
+    made, _ = grow_learned(tmp_path, {"d_ff": 128}, fit_steps=6, fit_batch=96)
+    config = made.growth.new.config
+    each = [dict(costs_of(config | {"loops_from": 1}))[at] for at in (0, 2, 4)]
+    assert each[0] < each[1] < each[2]
+    maps = made.fit().flops - 2 * 96 * sum(each)
+    assert maps == 3 * 6 * 2 * 2 * (2 * 128 * 64 * 16)
 
 
 def test_making_the_tensors_costs_the_products_of_their_maps(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from xtool.archs import Between, architecture, build, count, flops, read_model, 
 from xtool.axes import layout
 from xtool.checkpoint import save
 from xtool.dataset import Split
-from xtool.errors import UsageError
+from xtool.errors import Diverged, UsageError
 from xtool.evaluation.details import DetailRequest, details
 from xtool.evaluation.differences import Counterparts
 from xtool.evaluation.trace import trace, trace_rows
@@ -33,6 +33,8 @@ from xtool.tasks import Shape
 from xtool.tasks.regression import Regression
 from xtool.training import loop
 from xtool.training.costs import costs_of
+from xtool.training.replicas import Replicas
+from xtool.training.watch import without_gradient
 
 Run = Callable[..., Result]
 PROMPTS = Shape(None, 14, 1, 5)  # 7 points of 5 numbers
@@ -378,6 +380,7 @@ def test_loops_with_differences_grow_and_unroll_exactly(method: str, tmp_path: P
         ["--loop-rank", 2],
         ["--untied", "--n-layers", 3],
         ["--untied", "--n-layers", 3, "--optimizer", "muon"],
+        ["--injection", "none", "--loss-loops", 2],
     ],
     ids=str,
 )
@@ -401,7 +404,7 @@ def test_loops_that_take_turns_resume_to_the_bit_and_are_sorted(
         assert xtool(*args, "-o", "b.st").code == 130
     assert xtool(*args, "-o", "b.st", "--resume").code == 0
     assert (tmp_path / "a.st").read_bytes() == (tmp_path / "b.st").read_bytes()
-    if "--untied" in turns:
+    if "--loop-rank" not in turns:
         return
     done = xtool("train", data, "--from", "a.st", "--nest", "8", "--steps", 1, "-q", "-o", "n.st")
     assert done.code == 0, done.err
@@ -423,6 +426,26 @@ def test_what_attention_passes_on_begins_anew_in_each_loop_unrolled_or_not(tmp_p
     assert ("looped" in said, proof.difference) == (True, 0)
     x, _ = prompts(dtype=torch.float32)
     assert torch.equal(read_model(tmp_path / "deep.st")[2].eval()(x), model.eval()(x))
+
+
+def test_errors_that_are_no_numbers_name_the_loop() -> None:
+    model = made(torch.float32, norm="none", n_loops=2)
+    x, y = prompts(4, torch.float32)
+    with pytest.raises(Diverged, match=r"squared_error after \d+ loops is (nan|inf)"):
+        details(model, Regression(), Split(1e3 * x, y), DetailRequest(loops=range(1, 200)))
+
+
+@pytest.mark.parametrize("dials", [{"positions": "none"}, {"injection": "concat"}], ids=str)
+def test_bf16_rounds_products_and_not_the_state(dials: dict[str, Any]) -> None:
+    model = made(torch.float32, n_loops=3, loss_loops=1, norm="rmsnorm", **dials).train()
+    x, y = prompts(4, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {state.dtype for state in model.states(model.read(x), 3)} == {torch.float32}
+    config = configuration("looped", PROMPTS, n_layers=2, bias="all", n_loops=3, **dials)
+    Replicas(model, config, 1, bf16=True).losses(
+        Regression().loss, x[None], y[None]
+    ).sum().backward()
+    assert without_gradient(model) == []
 
 
 def test_prompts_of_two_batches_have_noise_of_their_own() -> None:
@@ -477,14 +500,21 @@ def test_folding_keeps_the_best_difference_of_a_rank(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("injection", ["scaled", "gated", "concat", "none"])
-@pytest.mark.parametrize("method", ["pad", "clone"])
-def test_every_injection_grows_exactly(injection: str, method: str, tmp_path: Path) -> None:
-    dials = {"injection": injection, "n_loops": 3, "norm": "rmsnorm"}
+@pytest.mark.parametrize("method", ["pad", "clone", "split"])
+@pytest.mark.parametrize("norm", ["rmsnorm", "layernorm"])
+def test_every_injection_grows_exactly_or_says_why_not(
+    injection: str, method: str, norm: str, tmp_path: Path
+) -> None:
+    loop_norm = norm == "rmsnorm"
+    dials = {"injection": injection, "n_loops": 3, "norm": norm, "loop_norm": loop_norm}
     written(tmp_path / "small.st", made(**dials), dials)
-    proof = grow_to(
-        tmp_path / "small.st", tmp_path / "large.st", method, d_model=32, d_ff=128, n_layers=3
-    )
-    assert proof.exact
+    files = (tmp_path / "small.st", tmp_path / "large.st")
+    sizes = {"d_model": 32, "d_ff": 128, "n_layers": 3}
+    if method == "pad" and norm == "layernorm" and injection in ("gated", "concat"):
+        with pytest.raises(UsageError, match="without a norm"):
+            grow_to(*files, method, **sizes)
+        return
+    assert grow_to(*files, method, **sizes).exact
 
 
 def test_loops_of_training_are_fixed_ramped_or_drawn() -> None:
@@ -700,7 +730,7 @@ def test_a_trained_model_is_unrolled_folded_and_given_other_loops(xtool: Run) ->
     assert "n_loops=6" in xtool("inspect", "m.st").out
 
 
-def test_a_looped_run_is_the_same_in_one_or_two(xtool: Run, trained: Path) -> None:
+def test_evaluations_and_states_do_not_change_a_looped_run(xtool: Run, trained: Path) -> None:
     long = ["--steps", 6, "--eval-every", 3, "--save-every", 3, "--keep-state"]
     assert xtool(*TRAIN, *long, "-o", "again.st").code == 0
     assert (trained / "again.st").read_bytes() == (trained / "l.st").read_bytes()

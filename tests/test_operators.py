@@ -79,11 +79,13 @@ def refusal(method: str, config: dict[str, Any], changes: dict[str, int]) -> str
     return ""
 
 
-# A matryoshka grows as the gpt that it is; the slow tests hold it to every norm.
+# A matryoshka grows as the gpt that it is, and a free head of a looped one as that of a gpt; the
+# slow tests hold them to every norm.
+QUICK = [("gpt", False), ("gpt", True), ("looped", True)]
 CASES = [
     pytest.param(
         *case,
-        marks=pytest.mark.slow if case[0] == "matryoshka" and case[3] != "rmsnorm" else (),
+        marks=() if case[3] == "rmsnorm" or (case[0], case[2]) in QUICK else pytest.mark.slow,
         id="-".join([*case[:2], "tied" if case[2] else "free", case[3]]),
     )
     for case in product(WIDE, EXACT, [False, True], ["none", "layernorm", "rmsnorm"])

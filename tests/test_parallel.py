@@ -52,6 +52,7 @@ def losses(path: Path) -> list[float]:
 
 
 UNTIED = ["--arch", "looped", "--n-layers", 3, "--n-loops", 3, "--untied", "--loops-from", 2]
+SPOKEN = ["--arch", "looped", "--n-loops", 3, "--injection", "none", "--loss-loops", 2]
 RANKED = ["--arch", "looped", "--n-loops", 3, "--loop-rank", 2, "--loss-loops", 2]
 
 
@@ -64,6 +65,7 @@ RANKED = ["--arch", "looped", "--n-loops", 3, "--loop-rank", 2, "--loss-loops", 
         ("ddp", ["--batch-size", 17, "--accumulate", 4]),
         pytest.param("ddp", [*UNTIED, "--loops-every", 8], marks=pytest.mark.slow),
         pytest.param("ddp", RANKED, marks=pytest.mark.slow),
+        pytest.param("ddp", SPOKEN, marks=pytest.mark.slow),
     ],
     ids=str,
 )

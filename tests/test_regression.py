@@ -50,6 +50,11 @@ def test_functions_are_what_they_say() -> None:
         signs: dict[tuple[bool, ...], float] = {}
         for point, value in zip(points, values, strict=True):
             assert signs.setdefault(tuple((point > 0).tolist()), float(value)) == float(value)
+    x, y = function_of(task("sparse"), dims=3)(50, draw(0))
+    weights = torch.linalg.lstsq(x[..., :3].double(), y.double()[..., None]).solution[..., 0]
+    assert ((weights.abs() > 1e-4).sum(1) == 2).all(), "a part of the numbers that are not 0"
+    x, y = function_of(task("tree"), dims=1)(50, draw(0))
+    assert all(len(set(values.tolist())) == 2 for values in y), "each node asks for the sign of it"
     noisy, clean = (function_of(task("linear", noise=n))(400, draw(0)) for n in (0.5, 0.0))
     assert torch.equal(noisy.x, clean.x)
     assert float((noisy.y - clean.y).std()) == pytest.approx(0.5, rel=0.03)

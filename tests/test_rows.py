@@ -127,6 +127,15 @@ def test_a_pivot_refuses_to_mix_sizes_and_steps() -> None:
         averages.pivot(journal, "label", "split")
 
 
+@pytest.mark.parametrize("place", averages.PLACES)
+def test_parts_of_a_model_are_not_averaged_in_silence(place: str) -> None:
+    mixed = [run("a", 0, value) | {place: str(value)} for value in (1, 2)]
+    with pytest.raises(UsageError, match=f"`{place}` 1 and 2 would be averaged"):
+        averages.summarise(mixed, ["label"])
+    (found,) = averages.summarise(mixed, ["label"], over=[place]).values()
+    assert (found.value, len(averages.summarise(mixed, ["label", place]))) == (1.5, 2)
+
+
 def test_runs_that_ended_at_steps_of_their_own_are_averaged() -> None:
     ends = [run("a", s, 0.5) | {"digest": str(s), "step": 10 * s, "more": [s > 9]} for s in (1, 2)]
     (mean,) = averages.average(ends, "seed")
@@ -145,6 +154,14 @@ def test_runs_that_ended_at_steps_of_their_own_are_averaged() -> None:
     assert (mean["low"], mean["high"]) == (1.0, 1.0)
 
 
+def test_rows_of_two_formats_are_averaged() -> None:
+    asked = [run("a", s, s / 4) | {"size": "16", "loops": 3, "arch": "gpt"} for s in range(4)]
+    csv, jsonl = (rows.render(part, f) for part, f in ((asked[:2], "csv"), (asked[2:], "jsonl")))
+    both = [*rows.read(csv, "a"), *rows.read(jsonl, "b")]
+    (mean,) = averages.average(both, "seed")
+    assert (mean["n"], mean["value"]) == (4, 0.375)
+
+
 def test_a_value_with_a_comma_is_selected_whole() -> None:
     mixes = [run("small, 0.4", 0, 0.5) | {"size": size} for size in ("d_ff=64", "d_ff=64,128")]
     (one,) = rows.select(mixes, ["size=d_ff=64,128"])
@@ -159,8 +176,9 @@ def test_groups_and_digests_of_a_csv_file_are_text() -> None:
 
 
 def test_a_table_aligns_and_markdown_has_a_rule() -> None:
-    text = rows.render([ONE, TWO], "table")
-    assert len({len(line.rstrip()) >= 5 for line in text.splitlines()}) == 1
+    head, rule, one, two = rows.render([ONE, TWO | {"metric": "loss"}], "table").splitlines()
+    assert head.index("metric") == one.index("accuracy") == two.index("loss")
+    assert rule.replace(" ", "") == "-" * rule.count("-")
     assert rows.render([ONE], "markdown").splitlines()[1].startswith("| ---")
 
 
@@ -186,6 +204,13 @@ def test_labels_are_compared_pair_by_pair() -> None:
         averages.paired([one | {"data": one["label"]} for one in many], "a", "seed")
     with pytest.raises(UsageError, match="unknown label"):
         averages.paired(many, "c", "seed")
+
+
+def test_exact_methods_beside_the_models_are_not_compared() -> None:
+    exact = rows.row(label="least squares", metric="accuracy", value=0.1, split="dev")
+    many = [run(label, seed, 0.5) for label in "ab" for seed in range(2)]
+    (found,) = averages.paired([*many, exact, dict(exact)], "a", "seed")
+    assert (found["label"], found["n"]) == ("b", 2)
 
 
 def test_a_number_is_selected_by_its_value() -> None:

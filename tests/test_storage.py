@@ -408,7 +408,7 @@ while True:
 def test_kill_minus_nine_while_a_file_is_replaced_never_breaks_it(tmp_path: Path) -> None:
     path = tmp_path / "a.st"
     generator = random.Random(0)
-    for _ in range(40):
+    for _ in range(20):
         child = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE)
         assert child.stdout is not None
         child.stdout.readline()

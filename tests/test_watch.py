@@ -48,6 +48,13 @@ def test_norms_and_ratios_are_those_of_the_step(
         assert found(tmp_path / "m.rows.jsonl", f"{unit}_per_second", 2)[None] > 0
 
 
+def test_the_parts_of_a_looped_model_have_names(data: Path, xtool: Callable[..., Result]) -> None:
+    loops = ["--arch", "looped", "--n-loops", 2, "--injection", "gated", "--steps", 1, "--watch"]
+    assert xtool("train", data, *RUN, *loops, "-o", "m.st").code == 0
+    norms = found(data.parent / "m.rows.jsonl", "gradient_norm", 1)
+    assert set(norms) == {"embed", "blocks.0", "blocks.1", "head", "inject"}
+
+
 def test_the_update_is_over_the_weights(
     data: Path, xtool: Callable[..., Result], tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """Averages of rows: over seeds, with an interval, and results tables."""
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from statistics import stdev
 from typing import Any
 
@@ -18,6 +18,8 @@ ALONGSIDE = ("metric", "split", "seed", "replica", "step", "epoch", "tensor", "l
 UNLIKE = ("arch", "task", "data", "split", "metric")
 # What an evaluation did to the same model.
 ASKED = ("loops", "examples", "exit", "threshold", "mask", "keep", "kept", "state_noise")
+# What of a model a row is about.
+PLACES = ("size", "part", "layer", "head")
 FRACTIONS = ("accuracy", "majority", "agreement", "acceptance")
 
 
@@ -29,7 +31,7 @@ def bounded(metric: str, found: Estimate) -> Estimate:
 
 
 def summarise(
-    rows: Iterable[Row], keys: Sequence[str], things: bool = False
+    rows: Iterable[Row], keys: Sequence[str], one_step: bool = False, over: Collection[str] = ()
 ) -> dict[tuple[Any, ...], Estimate]:
     """Mean and interval for each combination of `keys`, in the order of first appearance.
 
@@ -39,7 +41,8 @@ def summarise(
     Args:
         rows: what to average.
         keys: the columns whose values make a cell.
-        things: whether a cell is of one size, and of one step of each run.
+        one_step: whether a cell is of one step of each run.
+        over: of `PLACES`, what is averaged on purpose.
     """
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for one in rows:
@@ -47,9 +50,9 @@ def summarise(
         if one not in cell:
             cell.append(one)
     for found in cells.values():
-        if things:
+        if one_step:
             _require_one_step(found)
-        for name in (*UNLIKE, *ASKED, *(["size"] if things else [])):
+        for name in (one for one in (*UNLIKE, *ASKED, *PLACES) if one not in over):
             values = sorted({str(one.get(name)) for one in found})
             if len(values) > 1:
                 raise UsageError(
@@ -107,7 +110,7 @@ def average(rows: Sequence[Row], over: str) -> list[Row]:
         )
     out = []
     for found in groups:
-        if all(one == found[0] for one in found):  # such as an exact method's, beside each model
+        if len({_told(one) for one in found}) == 1:  # such as an exact method's, beside each model
             out.append(found[0])
             continue
         mean = _estimate(found)
@@ -151,13 +154,17 @@ def _repetitions(
 
 
 def _grouped(rows: Iterable[Row], dropped: Collection[str]) -> list[list[Row]]:
-    """Rows that say the same beside some columns."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
+    """Rows that say the same beside some columns, whichever format they were written in."""
+    groups: dict[frozenset[tuple[str, str]], list[Row]] = {}
     for one in rows:
-        told = [(name, value) for name, value in one.items() if name not in dropped]
-        key = tuple((n, v if isinstance(v, Hashable) else repr(v)) for n, v in told)
-        groups.setdefault(key, []).append(one)
+        groups.setdefault(_told(one, dropped), []).append(one)
     return list(groups.values())
+
+
+def _told(one: Row, dropped: Collection[str] = ()) -> frozenset[tuple[str, str]]:
+    """What a row says: its values as text, where there are any."""
+    said = {name: value for name, value in one.items() if name not in dropped}
+    return frozenset((name, str(value)) for name, value in said.items() if value is not None)
 
 
 def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
@@ -174,7 +181,8 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
     """
     labels: dict[tuple[Any, ...], dict[Any, Row]] = {}
     for one in rows:
-        if one["metric"] in BASELINES:
+        # Exact methods stand beside the models and have no seed.
+        if one["metric"] in BASELINES or (one.get("arch") is None and one.get(over) is None):
             continue
         found = labels.setdefault((one["label"], one["metric"], one["split"], one.get("size")), {})
         if one.get(over) in found:
@@ -242,7 +250,7 @@ def pivot(rows: Sequence[Row], down: str, across: str) -> tuple[list[Row], list[
                 f"the rows hold several values of `{name}`: {', '.join(found)}",
                 f"choose one with `--where {name}={found[0]}`",
             )
-    cells = summarise(rows, [down, across], things=True)
+    cells = summarise(rows, [down, across], one_step=True)
     heads = list(dict.fromkeys(key[1] for key in cells))
     lines, columns = [], [down]
     for head in heads:

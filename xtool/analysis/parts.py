@@ -36,6 +36,9 @@ def part_rows(config: Mapping[str, Any], label: str) -> list[Row]:
         if name != module and len(name.split(".")) == (3 if name.startswith("blocks.") else 1):
             part = _part(name)
             flops[part] = flops.get(part, 0) + sum(operations.values())
+    # A head that a model calls by another name than `forward` is seen by the whole alone.
+    everything = sum(counter.get_flop_counts()["Global"].values())
+    flops["head"] = flops.get("head", 0) + everything - sum(flops.values())
     whole = {"params": count(model), "flops": sum(flops.values())}
     return [
         row(label=label, metric=metric, value=value, part=part, share=value / max(1, whole[metric]))

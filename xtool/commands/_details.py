@@ -72,7 +72,7 @@ def _thresholds(text: str) -> list[float]:
             f"`--exits {text}` must be above 0 and below 1: a part of the state's own length",
             "such as 0.1,0.01; with 0 no prompt would ever leave",
         )
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _between(mask: str | None, keep: str | None, noise: float) -> list[Between]:

@@ -17,7 +17,7 @@ from xtool.archs import After, Between, Loops
 from xtool.averages import BASELINES
 from xtool.dataset import Split
 from xtool.errors import UsageError
-from xtool.evaluation.score import batches
+from xtool.evaluation.score import batches, require_finite
 from xtool.tasks import ByExamples, Task
 
 Columns = dict[str, Any]
@@ -59,6 +59,7 @@ def details(model: nn.Module, task: Task, split: Split, asked: DetailRequest) ->
         split, (N,); the columns of exact methods have a `label` of their own.
 
     Raises:
+        Diverged: a score is NaN or infinite.
         UsageError: the model does not loop, or the task's prompts have no examples.
     """
     if asked.looped and not isinstance(model, Loops):
@@ -98,6 +99,8 @@ def _pass(
 
 def _whole(columns: Columns, metrics: Metrics) -> Detail:
     """A cell of the whole split; where prompts leave, with the mean of their loops as a column."""
+    where = f" after {columns['loops']} loops" if "loops" in columns else ""
+    require_finite(metrics, where)
     if "threshold" in columns:
         columns = columns | {"loops_used": float(metrics["loops_used"].mean())}
     return columns, metrics

@@ -7,6 +7,8 @@ arXiv:2407.14679). Units of one kind commute: in another order the model compute
 sorting changes the function only as the order of sums does, and its prefix is then the best part.
 """
 
+import sys
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from xtool.dataset import Dataset, Drawn, Split
 from xtool.errors import UsageError
 from xtool.evaluation.score import together
 from xtool.gather import Orders, Picked, prefixes
+from xtool.tasks import drawn, task_of
 
 EXAMPLES = 256
 HEADS, FEED_FORWARD = "n_kv_heads", "d_ff"
@@ -24,9 +27,12 @@ NORMS = ("attention_norm", "mlp_norm", "head.norm")
 
 
 def calibrating(data: Dataset) -> Split:
-    """The split whose examples are looked at: what is trained on, or dev where that is drawn."""
+    """The training split, or where it is drawn as many of its examples as are looked at."""
     split = data.split("train")
-    return data.split("dev") if isinstance(split, Drawn) else split
+    if not isinstance(split, Drawn):
+        return split
+    task = task_of(data.header, "the data")
+    return drawn(task, data.header, split, EXAMPLES, 0, step=sys.maxsize)  # as curricula end
 
 
 class _Mean:

@@ -1,7 +1,7 @@
 """Scores of a model on a split, example by example, and the rows made of them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,12 +41,7 @@ def scores(model: nn.Module, task: Task, split: Split) -> dict[str, Float64[Tens
         found = task.score(model(inputs), targets)
         parts.append({name: values.cpu() for name, values in found.items()})
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    for name, values in found.items():
-        if not torch.isfinite(values).all():
-            raise Diverged(
-                f"the model's {name} is {float(values.mean())}: its logits are out of range",
-                "the run that made it diverged: lower `--lr`, or set `--clip 1`",
-            )
+    require_finite(found)
     for unit, each in split.units.items():
         found[f"bits_per_{unit}"] = found["loss"] / (math.log(2) * each)
     return found
@@ -76,6 +71,17 @@ def predict(model: nn.Module, inputs: Num[Tensor, "B T *d"]) -> Num[Tensor, "B T
     model.eval()
     logits: Tensor = model(inputs)  # (B, T, C)
     return logits[..., 0] if logits.shape[-1] == 1 else logits.argmax(-1)
+
+
+def require_finite(found: Mapping[str, Float64[Tensor, " N"]], where: str = "") -> None:
+    """Raise Diverged where a score is NaN or infinite."""
+    for name, values in found.items():
+        if not torch.isfinite(values).all():
+            hint = "the run that made it diverged: lower `--lr`, or set `--clip 1`"
+            raise Diverged(
+                f"the model's {name}{where} is {float(values.mean())}: its logits are out of range",
+                "ask for fewer `--loops`" if where else hint,
+            )
 
 
 def score_rows(found: dict[str, Float64[Tensor, " N"]], **columns: Any) -> list[Row]:

@@ -38,7 +38,8 @@ class Embed(nn.Module):
         if self.weight is not None:
             x = F.embedding(inputs.long(), self.weight)  # (B, T, D)
         elif self.read is not None:
-            x = self.read(inputs.to(self.read.weight.dtype))  # (B, T, D)
+            kind = self.read.weight.dtype
+            x = self.read(inputs.to(kind)).to(kind)  # (B, T, D), its product alone in bf16
         if self.positions is not None:
             count = inputs.shape[1]
             x = x + self.positions[self.cache.places(count) if self.cache else slice(count)]

@@ -71,5 +71,5 @@ class Inject(nn.Module):
             return z
         if self.state is not None and self.input is not None:
             both: Tensor = self.state(z) + self.input(e)
-            return z + torch.sigmoid(both) * e if self.gated else both
+            return z + torch.sigmoid(both) * e if self.gated else both.to(z.dtype)
         return z + (e if self.scale is None else self.scale * e)

@@ -33,7 +33,7 @@ def attention_map(axes: "Axes", request: Request) -> None:
 
     require_heads(request)
     keys = ["layer", "head", "query", "key"]
-    found = summarise(request.rows, keys, things=True)
+    found = summarise(request.rows, keys, one_step=True)
     cells = {key: cell.value for key, cell in found.items()}
     layers, heads, queries, across = (sorted({key[place] for key in cells}) for place in range(4))
     if len(layers) * len(heads) > MOST:

@@ -20,7 +20,7 @@ def bars(axes: "Axes", request: Request) -> None:
     """One group a value of `x`, one bar a value of `by`."""
     series = series_of(request.rows, request.by)
     keys = [request.x, request.by] if request.by else [request.x]
-    cells = summarise(request.rows, keys, things=True)
+    cells = summarise(request.rows, keys, one_step=True)
     groups = list(dict.fromkeys(key[0] for key in cells))
     width = 0.8 / len(series)
     for number, name in enumerate(series):

@@ -28,7 +28,7 @@ def heads(axes: "Axes", request: Request) -> None:
         UsageError: rows of several models.
     """
     require_heads(request)
-    found = summarise(request.rows, ["layer", "head"], things=True)
+    found = summarise(request.rows, ["layer", "head"], one_step=True)
     cells = {key: cell.value for key, cell in found.items()}
     layers, across = (sorted({key[place] for key in cells}) for place in (0, 1))
     table = [[cells.get((layer, head), float("nan")) for head in across] for layer in layers]

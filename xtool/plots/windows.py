@@ -30,7 +30,7 @@ def windows(axes: "Axes", request: Request) -> None:
     series = series_of(request.rows, request.by)
     for number, (name, own) in enumerate(series.items()):
         shift = SPREAD * (number / max(1, len(series) - 1) - 0.5) if len(series) > 1 else 0.0
-        means = sorted(summarise(own, [request.x]).items())
+        means = sorted(summarise(own, [request.x], over=["head"]).items())
         heads = summarise(own, [request.x, "head"])
         colour, marker, line = look_of(number)
         axes.plot(

@@ -95,9 +95,10 @@ def function_of(
             x, y = found[..., :-1], found[..., -1]
         else:
             x = _points(task, count, generator)
-            if dims is not None and dims < task["dims"]:
-                x[..., dims:] = 0
-            y = FUNCTIONS[task["function"]](x, generator, **dials)
+            live = task["dims"] if dims is None else min(dims, task["dims"])
+            x[..., live:] = 0
+            # The function is one of the numbers that are not 0.
+            y = FUNCTIONS[task["function"]](x[..., :live], generator, **dials)
         if noise:
             y = y + noise * _normal(*y.shape, generator=generator)
         return Prompts(x, y)

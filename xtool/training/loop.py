@@ -63,7 +63,9 @@ class _Loop:
         self.state_path = state_path(run.out)
         slots = load_state(run, self.state_path) if resume else run.slots
         self.sharded = average and not run.dials["ema"]
+        # What loops have of their own, and an input that only the first loop reads.
         own = any(map(run.config.get, ("loop_rank", "untied")))
+        own = own or run.config.get("injection") == "none"
         fewest = run.config.get("loops_from")
         # Nested sizes, and loops with values of their own, need not all be in every step.
         self.turns = bool(self.who.nested or (own and fewest and fewest < run.config["n_loops"]))

@@ -88,9 +88,11 @@ class Replicas:
         Logits of several loops, (R, S, B, T, C), each have the targets; the loss is their mean. Of
         several sizes, (R, Z, ..., B, T, C), it is what `Nested.combined` makes of theirs.
 
-        What modules ask for their `penalty`, such as that of long windows, is in its gradient; its
-        value is that of the loss alone.
+        What modules add to their `penalty`, such as the cost of long windows in each loop, is in
+        its gradient; its value is that of the loss alone.
         """
+        for module in self._priced():
+            module.penalty = []
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             if self.count == 1:
                 logits, price = self.forward(inputs[0])[None], self._price().view(1)
@@ -110,17 +112,16 @@ class Replicas:
         return mean + (price - price.detach()) if self.pricing else mean
 
     def _price(self) -> Float[Tensor, ""]:
-        """The mean penalty of the modules that have one, which they are then rid of."""
-        if not self.pricing:
-            return torch.zeros((), device=self.device)
-        modules = (self.nested or self.model).modules()
-        priced: list[Any] = [module for module in modules if hasattr(module, "penalty")]
-        asked = [module.penalty for module in priced if module.penalty is not None]
-        for module in priced:
+        """The mean of what modules added to their penalties, which they are then rid of."""
+        asked = [cost for module in self._priced() for cost in module.penalty]
+        for module in self._priced():
             module.penalty = None
-        if not asked:
-            return torch.zeros((), device=self.device)
-        return torch.stack(asked).mean()
+        return torch.stack(asked).mean() if asked else torch.zeros((), device=self.device)
+
+    def _priced(self) -> list[Any]:
+        """The modules that may ask for a penalty."""
+        modules = (self.nested or self.model).modules() if self.pricing else ()
+        return [module for module in modules if hasattr(module, "penalty")]
 
     def _logits(
         self, inputs: Num[Tensor, "R B T *d"]

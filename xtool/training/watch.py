@@ -26,12 +26,13 @@ class Watch:
 
     def __init__(self, model: nn.Module, who: Replicas, step: int) -> None:
         self.who = who
-        prefixes = [prefix for prefix, _ in cast(Model, model).stages()]
+        prefixes = [prefix for prefix, _ in cast(Model, model).stages() if prefix]
         self.parts: dict[str, list[nn.Parameter]] = {prefix.strip("."): [] for prefix in prefixes}
         for name, parameter in model.named_parameters():
-            owner = next((p for p in prefixes if name.startswith(p)), SIZE)
-            self.parts.setdefault(owner.strip("."), [])
-            self.parts[owner.strip(".")].append(parameter)
+            words = name.split(".")  # tell the parts of a model that is one stage
+            own = ".".join(words[:2]) if words[0] == "blocks" else words[0]
+            owner = next((p for p in prefixes if name.startswith(p)), SIZE if prefixes else own)
+            self.parts.setdefault(owner.strip("."), []).append(parameter)
         self.before: dict[nn.Parameter, Tensor] = {}
         self.start(step)
 

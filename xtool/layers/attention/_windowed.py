@@ -77,7 +77,7 @@ class Windowed(Plain):
 class Learned(Windowed):
     """Windows between 1 and `window` + `ramp` tokens long, by a number that a subclass gives."""
 
-    penalty: Tensor | None = None
+    penalty: list[Tensor] | None = None
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -85,10 +85,10 @@ class Learned(Windowed):
         self.price = float(config.window_penalty)
 
     def lengths(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "#B #H #T"]:
-        """The windows, and what they cost where they are trained."""
+        """The windows, and what they cost where that is asked for."""
         parts = torch.sigmoid(self.told(x))  # (B, H, T)
-        if self.price and self.training:
-            self.penalty = self.price * parts.mean()
+        if self.price and self.penalty is not None and torch.is_grad_enabled():
+            self.penalty.append(self.price * parts.mean())
         return 1 + (self.longest + self.ramp - 1) * parts
 
     def told(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "#B H #T"]:

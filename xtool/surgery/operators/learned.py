@@ -120,11 +120,12 @@ def _fitted(growth: Growth) -> tuple[Maps, Fit]:
         split = drawn(task, data.header, split, number, growth.seed, done)
     fitting = _Fitting(maps, model, task, split, done)
     before = fitting.measure()
-    examples = sum(fitting.step(number) for number in range(growth.dials["fit_steps"]))
-    after = fitting.measure() if examples else before
     costs = costs_of(growth.new.config, [(0, split.inputs.shape[1])])
-    each = [cost for first, cost in costs if first <= done][-1]
-    flops = each * examples + FORWARD_AND_BACKWARD * maps.flops() * growth.dials["fit_steps"]
+    flops = FORWARD_AND_BACKWARD * maps.flops() * growth.dials["fit_steps"]
+    for number in range(growth.dials["fit_steps"]):
+        each = [cost for first, cost in costs if first <= done + number][-1]
+        flops += each * fitting.step(number)
+    after = fitting.measure() if growth.dials["fit_steps"] else before
     note = (
         f"fit: {growth.dials['fit_steps']} steps, training loss {before:.4f} -> {after:.4f}, "
         f"{flops:.3g} training FLOPs"
