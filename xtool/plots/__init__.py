@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+from matplotlib.axes import Axes
 
 from xtool.rows import Row
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -38,5 +37,5 @@ class Plot(Protocol):
     `BASELINES = False` leaves their lines out.
     """
 
-    def __call__(self, axes: "Axes", request: Request) -> None:
+    def __call__(self, axes: Axes, request: Request) -> None:
         """Draw onto empty axes; whoever calls sets title, size and file."""

@@ -7,9 +7,10 @@ import io
 from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
@@ -20,9 +21,6 @@ from xtool.errors import UsageError, XtoolError, printable, unknown
 from xtool.intervals import Estimate
 from xtool.plots import Plot, Request
 from xtool.rows import Row, require_column
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 FORMATS = ("png", "svg", "pdf", "html")
 # Okabe and Ito (2008): told apart with every kind of colour vision; markers differ too.
@@ -190,7 +188,7 @@ def error_bars(cells: Iterable[Estimate]) -> tuple[list[float], list[float]]:
     return below, above
 
 
-def logarithmic(axes: "Axes", request: Request) -> None:
+def logarithmic(axes: Axes, request: Request) -> None:
     """Make the axis of squared errors logarithmic, unless a model's error is 0.
 
     It begins just below the smallest error of a model, or of a baseline that is up to a hundred

@@ -11,22 +11,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from xtool.rows import Row, columns_of
-
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
 EXACT = 1 << 53
 POINTS = 72  # an inch; SVG is drawn in points
@@ -42,7 +40,7 @@ class Mark:
     said: list[str] = field(default_factory=list)
 
 
-def html(figure: "Figure", title: str, rows: Sequence[Row]) -> bytes:
+def html(figure: Figure, title: str, rows: Sequence[Row]) -> bytes:
     """The page.
 
     Args:
@@ -66,7 +64,7 @@ def html(figure: "Figure", title: str, rows: Sequence[Row]) -> bytes:
     return page.encode()
 
 
-def _name_series(figure: "Figure") -> dict[str, dict[str, str]]:
+def _name_series(figure: Figure) -> dict[str, dict[str, str]]:
     """Give each legend entry a name in the picture, and tell in which colour its series is."""
     found: dict[str, dict[str, str]] = {}
     for legend in (*figure.legends, *(a.legend_ for a in figure.axes if a.legend_)):
@@ -88,7 +86,7 @@ def _colour(handle: Any) -> str:
     return ""
 
 
-def _panel(axes: "Axes") -> dict[str, Any]:
+def _panel(axes: Axes) -> dict[str, Any]:
     """Where one set of axes stands and what it shows."""
     merged: dict[tuple[float, float], list[Mark]] = {}
     for mark in _marks(axes):
@@ -110,7 +108,7 @@ def _panel(axes: "Axes") -> dict[str, Any]:
     }
 
 
-def _marks(axes: "Axes") -> Iterator[Mark]:
+def _marks(axes: Axes) -> Iterator[Mark]:
     inside: set[Artist] = set()
     for held in axes.containers:
         label, inside = _label(held), inside | {*held.get_children()}
@@ -134,7 +132,7 @@ def _marks(axes: "Axes") -> Iterator[Mark]:
                 yield replace(mark, said=mark.said[:1])
 
 
-def _line(axes: "Axes", line: Line2D) -> Iterator[Mark]:
+def _line(axes: Axes, line: Line2D) -> Iterator[Mark]:
     """Marks of a line; of one right across the axes where it stands, if it has a name."""
     if line.get_transform() == axes.transData:
         yield from _each(axes, line.get_xydata(), _label(line))
@@ -147,7 +145,7 @@ def _line(axes: "Axes", line: Line2D) -> Iterator[Mark]:
 
 
 def _each(
-    axes: "Axes", places: Any, label: str, spans: Sequence[Sequence[float]] = ()
+    axes: Axes, places: Any, label: str, spans: Sequence[Sequence[float]] = ()
 ) -> Iterator[Mark]:
     """A mark a place, where it is finite; with the interval of each."""
     places = np.asarray(places, float).reshape(-1, 2)
@@ -163,7 +161,7 @@ def _each(
         yield Mark(at, label, [line for line in said if line])
 
 
-def _said(axis: "Axis", value: float) -> str:
+def _said(axis: Axis, value: float) -> str:
     """A value as `loss: 2.31`, or as the name that its place on the axis has."""
     title = axis.get_label_text()
     names = _names(axis)
@@ -173,7 +171,7 @@ def _said(axis: "Axis", value: float) -> str:
     return f"{title}: {value:.6g}" if title else f"{value:.6g}"
 
 
-def _names(axis: "Axis") -> dict[float, str]:
+def _names(axis: Axis) -> dict[float, str]:
     """What stands at the places of an axis whose ticks have names."""
     form, places = axis.get_major_formatter(), axis.get_major_locator()
     if not (isinstance(form, FuncFormatter) and isinstance(places, FixedLocator)):
@@ -186,7 +184,7 @@ def _label(artist: Any) -> str:
     return "" if label.startswith("_") else label
 
 
-def _points(axes: "Axes", places: Any) -> list[tuple[float, float]]:
+def _points(axes: Axes, places: Any) -> list[tuple[float, float]]:
     """From the display's coordinates to points of the picture, downwards."""
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -198,7 +196,7 @@ def _points(axes: "Axes", places: Any) -> list[tuple[float, float]]:
     ]
 
 
-def _matrix(axes: "Axes", image: Any) -> dict[str, Any]:
+def _matrix(axes: Axes, image: Any) -> dict[str, Any]:
     """The values of a picture of cells, with the names of its rows and columns."""
     values: np.ndarray = np.ma.filled(np.ma.asarray(image.get_array(), float), np.nan)
     left, right, bottom, top = image.get_extent()

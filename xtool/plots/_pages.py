@@ -1,13 +1,11 @@
 """Pages with a label for every token: sizes in inches and points, so that no two labels meet."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from xtool.plots._levels import Run
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 POINTS = 72  # an inch
 # Points from one label to the next, up to so many tokens.
@@ -27,7 +25,7 @@ def room(names: Sequence[str], font: float) -> float:
     return (max(1.0, 0.75 * longest) * font + 10) / POINTS if longest else 0.0
 
 
-def page(axes: "Axes", width: float, height: float) -> "Figure":
+def page(axes: Axes, width: float, height: float) -> Figure:
     """The figure at a size in inches, empty but for a title that may come."""
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -43,7 +41,7 @@ def head_room(height: float) -> float:
     return 0.35 + 0.02 * height
 
 
-def panel(figure: "Figure", left: float, bottom: float, width: float, height: float) -> "Axes":
+def panel(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
     """Axes at a place in inches, without a grid."""
     across, down = figure.get_size_inches()
     axes: Axes = figure.add_axes((left / across, bottom / down, width / across, height / down))
@@ -51,7 +49,7 @@ def panel(figure: "Figure", left: float, bottom: float, width: float, height: fl
     return axes
 
 
-def label_tokens(axes: "Axes", names: Sequence[str], font: float, across: bool = True) -> None:
+def label_tokens(axes: Axes, names: Sequence[str], font: float, across: bool = True) -> None:
     """A label for each token down the axes and, if wanted, across; upright where all are short."""
     style = {"labelsize": font, "length": 0, "pad": 2}
     axes.set_yticks(range(len(names)), list(names))
@@ -62,7 +60,7 @@ def label_tokens(axes: "Axes", names: Sequence[str], font: float, across: bool =
         axes.tick_params(axis="x", **style)
 
 
-def bracket(axes: "Axes", runs: Sequence[Run], font: float, side: float) -> None:
+def bracket(axes: Axes, runs: Sequence[Run], font: float, side: float) -> None:
     """Brackets around groups, above and to the right of a matrix, with their names.
 
     Args:

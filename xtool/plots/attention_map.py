@@ -4,15 +4,12 @@ Rows come from `evaluate --trace maps`; those of several seeds are averaged. Eac
 colours, by the root of the weight; what no query looks at is white.
 """
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
 from xtool.averages import summarise
 from xtool.errors import UsageError
 from xtool.plots import Plot, Request
 from xtool.plots.heads import require_heads
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 X = "key"
 Y = "attention"
@@ -23,7 +20,7 @@ BRIGHT = 0.99  # part of the cells below the brightest colour: first queries hav
 NONE = float("nan")
 
 
-def attention_map(axes: "Axes", request: Request) -> None:
+def attention_map(axes: Axes, request: Request) -> None:
     """Panels in a grid, layers down and heads across.
 
     Raises:

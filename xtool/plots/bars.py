@@ -1,14 +1,11 @@
 """A bar for each value of a column, with its 95 % interval; seeds are averaged."""
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
 from xtool.averages import summarise
 from xtool.plots import Plot, Request
 from xtool.plots._draw import COLOURS, error_bars, series_label, series_of
 from xtool.rows import short
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 X = "label"
 BY = None
@@ -16,7 +13,7 @@ LAST = True
 MOST_NUMBERS = 8
 
 
-def bars(axes: "Axes", request: Request) -> None:
+def bars(axes: Axes, request: Request) -> None:
     """One group a value of `x`, one bar a value of `by`."""
     series = series_of(request.rows, request.by)
     keys = [request.x, request.by] if request.by else [request.x]

@@ -1,13 +1,10 @@
 """A line for each series over a number such as epoch or FLOPs, with a band over seeds."""
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
 from xtool.averages import summarise
 from xtool.plots import Plot, Request
 from xtool.plots._draw import look_of, require_numbers, series_label, series_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 X = "lineage_epoch"
 BY = "label"
@@ -16,7 +13,7 @@ UNITS = {"flops": "training FLOPs", "lineage_flops": "training FLOPs over the li
 UNITS |= {"lineage_epoch": "epochs over the lineage", "seconds": "training seconds"}
 
 
-def curves(axes: "Axes", request: Request) -> None:
+def curves(axes: Axes, request: Request) -> None:
     """Means joined by a line; the band is the 95 % interval.
 
     Raises:

@@ -6,8 +6,8 @@ tree has its largest gap between 3 and 12 clusters, whose branches alternate in 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from xtool.errors import printable
@@ -17,9 +17,6 @@ from xtool.plots._levels import read_levels, tree_of
 from xtool.plots._linkage import Merge, cut_height
 from xtool.plots._pages import FILLED, POINTS, head_room, label_tokens, page, panel, pitch_of, room
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 X = "width"
 Y = "cosine"
 BY = None
@@ -27,7 +24,7 @@ LEAST = 4.0  # inches across a tree
 FOOT = 0.6  # inches for the scale below
 
 
-def dendrogram(axes: "Axes", request: Request) -> None:
+def dendrogram(axes: Axes, request: Request) -> None:
     """One tree a level, side by side, leaves down.
 
     Raises:
@@ -58,7 +55,7 @@ def dendrogram(axes: "Axes", request: Request) -> None:
         one.set_xlabel("1 - cosine, mean over two clusters", fontsize=heading)
 
 
-def _tree(axes: "Axes", merges: Sequence[Merge], order: Sequence[int]) -> None:
+def _tree(axes: Axes, merges: Sequence[Merge], order: Sequence[int]) -> None:
     """The brackets of all merges, those below the cut in the colour of their cluster."""
     n, cut = len(order), cut_height(merges)
     place = dict(zip(order, map(float, range(n)), strict=True))

@@ -4,21 +4,18 @@ Rows come from `evaluate --by-examples`; the band is the 95 % interval. What lie
 model, as least squares with enough examples, leaves the picture at its lower edge.
 """
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
 from xtool.plots import Plot, Request
 from xtool.plots._draw import logarithmic
 from xtool.plots.curves import curves
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 X = "examples"
 BY = "label"
 BASELINES = False  # they are series of their own
 
 
-def examples(axes: "Axes", request: Request) -> None:
+def examples(axes: Axes, request: Request) -> None:
     """A line a series."""
     curves(axes, request)
     logarithmic(axes, request)

@@ -4,21 +4,20 @@ Rows come from `evaluate --exits`. Each threshold is a point: the mean over seed
 interval of the error. The faint line is the error without exits, after fixed numbers of loops.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
 
 from xtool.averages import summarise
 from xtool.plots import Plot, Request
 from xtool.plots._draw import COLOURS, LINES, MARKERS, error_bars, logarithmic, series_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 X = "loops_used"
 BY = "label"
 NAMES = {"none": "all loops", "state": "until the state rests", "output": "until the output rests"}
 
 
-def exits(axes: "Axes", request: Request) -> None:
+def exits(axes: Axes, request: Request) -> None:
     """A line for each rule of each series."""
     assert request.by is not None
     for colour, (name, rows) in enumerate(series_of(request.rows, request.by).items()):

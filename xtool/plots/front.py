@@ -6,15 +6,12 @@ parameters; the faint points were evaluated and are beaten. Rings are uniform si
 scored on the same examples, so intervals would say nothing of their differences.
 """
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
 from xtool.averages import summarise
 from xtool.plots import Plot, Request
 from xtool.plots._draw import look_of, require_numbers, series_label, series_of
 from xtool.rows import Row
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 X = "params"
 BY = "label"
@@ -23,7 +20,7 @@ BASELINES = False
 UNITS = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
 
 
-def front(axes: "Axes", request: Request) -> None:
+def front(axes: Axes, request: Request) -> None:
     """A line and points for each nested model, points for the others.
 
     Raises:

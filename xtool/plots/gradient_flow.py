@@ -1,13 +1,10 @@
 """Gradient norms along the parts of a model, from input to output: where a gradient is lost."""
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
 from xtool.averages import summarise
 from xtool.plots import Plot, Request
 from xtool.plots._draw import error_bars, look_of, series_label, series_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 X = "part"
 Y = "gradient_norm"
@@ -15,7 +12,7 @@ BY = "label"
 LAST = True
 
 
-def gradient_flow(axes: "Axes", request: Request) -> None:
+def gradient_flow(axes: Axes, request: Request) -> None:
     """A line a series over the parts in the order of the rows; the bars are the 95 % interval."""
     assert request.by is not None
     parts = list(dict.fromkeys(str(one[request.x]) for one in request.rows))

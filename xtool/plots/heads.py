@@ -3,16 +3,13 @@
 Rows come from `evaluate --trace heads`; those of several seeds are averaged.
 """
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
 from xtool.averages import summarise
 from xtool.errors import UsageError
 from xtool.plots import Plot, Request
 from xtool.plots._draw import require_one
 from xtool.rows import short
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 X = "head"
 Y = "head_gate"
@@ -21,7 +18,7 @@ PRINTED = 16  # heads and layers up to which each cell has its number
 LIGHT = 0.6  # part of the colours from which black is read better than white
 
 
-def heads(axes: "Axes", request: Request) -> None:
+def heads(axes: Axes, request: Request) -> None:
     """One cell a head.
 
     Raises:

@@ -3,22 +3,18 @@
 Rows come from `evaluate --loops`; the band is the 95 % interval.
 """
 
-from typing import TYPE_CHECKING
-
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from xtool.plots import Plot, Request
 from xtool.plots._draw import logarithmic, series_label, series_of
 from xtool.plots.curves import curves
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 X = "loops"
 BY = "label"
 
 
-def loops(axes: "Axes", request: Request) -> None:
+def loops(axes: Axes, request: Request) -> None:
     """A line a series, and an upright one at the loops of training."""
     assert request.by is not None
     curves(axes, request)

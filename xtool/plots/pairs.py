@@ -8,7 +8,8 @@ changes most between levels, each token once.
 import re
 from dataclasses import replace
 from statistics import fmean
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from xtool.errors import UsageError, unknown
 from xtool.plots import Plot, Request
@@ -16,9 +17,6 @@ from xtool.plots._levels import drawable, require_pairs
 from xtool.plots.curves import curves
 from xtool.rows import Row
 from xtool.tokenizers._names import visible
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 X = "width"
 Y = "cosine"
@@ -30,7 +28,7 @@ PAIR = re.compile(r"(.[^~]*)~(.[^,]*)(?:,|$)", re.DOTALL)
 Found = dict[frozenset[str], list[Row]]
 
 
-def pairs(axes: "Axes", request: Request) -> None:
+def pairs(axes: Axes, request: Request) -> None:
     """A line a pair, over the width on a logarithmic scale.
 
     Raises:

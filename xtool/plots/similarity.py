@@ -5,7 +5,7 @@ leaves of the largest level's average-linkage tree, or follows a column `group` 
 for the second token of a pair). Groups, else the clusters of that tree, stand in brackets.
 """
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
 from xtool.errors import printable
 from xtool.plots import Plot, Request
@@ -22,16 +22,13 @@ from xtool.plots._pages import (
     room,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 X = "width"
 Y = "cosine"
 BY = None
 BAR = 0.1  # inches across a point of the colour bar's title
 
 
-def similarity(axes: "Axes", request: Request) -> None:
+def similarity(axes: Axes, request: Request) -> None:
     """One matrix a level, side by side.
 
     Raises:

@@ -8,7 +8,8 @@ import re
 from itertools import pairwise
 from math import log
 from statistics import fmean
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from xtool.averages import summarise
 from xtool.errors import UsageError
@@ -22,9 +23,6 @@ from xtool.plots._draw import (
     series_of,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 X = "params"
 Y = "loss"
 BY = "label"
@@ -35,7 +33,7 @@ LETTER, UPRIGHT = 0.085, 12  # inches of a turned label's letter; as many have r
 CLOSE = 0.05  # of the axis, within which turned labels share a tick
 
 
-def sizes(axes: "Axes", request: Request) -> None:
+def sizes(axes: Axes, request: Request) -> None:
     """A line a series over the parameters of its sizes.
 
     Raises:
@@ -73,7 +71,7 @@ def sizes(axes: "Axes", request: Request) -> None:
         axes.set_xlabel(request.x.replace("_", " "))
 
 
-def _label(axes: "Axes", request: Request) -> None:
+def _label(axes: Axes, request: Request) -> None:
     """Ticks at the sizes; names are turned where they would meet, and the closest share a tick."""
     places: dict[str, list[float]] = {}
     for one in request.rows:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from math import ceil
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from xtool.averages import summarise
 from xtool.errors import UsageError
@@ -10,16 +11,13 @@ from xtool.plots import Plot, Request
 from xtool.plots._draw import COLOURS, LINES, require_numbers, series_of
 from xtool.rows import Row
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 X = "rank"
 BY = "label"
 ACROSS, MOST = 4, 64
 HEIGHT = 1.6  # inches a row of panels
 
 
-def spectrum(axes: "Axes", request: Request) -> None:
+def spectrum(axes: Axes, request: Request) -> None:
     """One panel for each `tensor` of the rows, all with the same axes.
 
     Raises:
@@ -53,7 +51,7 @@ def spectrum(axes: "Axes", request: Request) -> None:
         axes.plot([], [], color=_colour(number), linestyle=_dash(number), label=str(label))
 
 
-def _panels(axes: "Axes", number: int) -> list["Axes"]:
+def _panels(axes: Axes, number: int) -> list[Axes]:
     """Small axes in place of the large ones, of which only the labels are left."""
     across = min(ACROSS, number)
     down = ceil(number / across)
@@ -88,7 +86,7 @@ def _dash(number: int) -> str:
     return LINES[number % len(LINES)]
 
 
-def _lines(axes: "Axes", request: Request, rows: Sequence[Row], series: Sequence[object]) -> None:
+def _lines(axes: Axes, request: Request, rows: Sequence[Row], series: Sequence[object]) -> None:
     own = series_of(rows, request.by or "label")
     for number, label in enumerate(series):
         cells = sorted(summarise(own.get(label, []), [request.x]).items())

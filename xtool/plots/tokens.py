@@ -5,20 +5,18 @@ series apart beside the label.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from xtool.plots import Plot, Request
 from xtool.plots._draw import logarithmic, require_one, series_of
 from xtool.plots.curves import curves
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 X = "kept"
 BY = "label"
 
 
-def tokens(axes: "Axes", request: Request) -> None:
+def tokens(axes: Axes, request: Request) -> None:
     """A line a mask and series.
 
     Raises:

@@ -4,14 +4,11 @@ Rows come from `evaluate --trace heads`. The bar is the 95 % interval over heads
 whatever else differs within a layer; each head, over its seeds, is a faint point.
 """
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
 from xtool.averages import summarise
 from xtool.plots import Plot, Request
 from xtool.plots._draw import error_bars, look_of, require_numbers, series_label, series_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 X = "layer"
 Y = "window_length"
@@ -19,7 +16,7 @@ BY = "label"
 SPREAD = 0.12  # of a layer, over which series and heads stand side by side
 
 
-def windows(axes: "Axes", request: Request) -> None:
+def windows(axes: Axes, request: Request) -> None:
     """A line a series over the layers.
 
     Raises:

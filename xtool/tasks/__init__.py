@@ -11,20 +11,3 @@ from xtool.tasks._contracts import (
 )
 from xtool.tasks._making import make_data
 from xtool.tasks._reading import defaults, drawn, fitted, open_data, require_fit, task_of
-
-__all__ = [
-    "ByExamples",
-    "Drawing",
-    "Lengths",
-    "OfHeader",
-    "Prepared",
-    "Shape",
-    "Task",
-    "defaults",
-    "drawn",
-    "fitted",
-    "make_data",
-    "open_data",
-    "require_fit",
-    "task_of",
-]
