@@ -33,9 +33,4 @@ class Sink(Weighed):
         return torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
 
 
-class _Entry(PlainEntry):
-    def build(self, config: AttentionConfig) -> nn.Module:
-        return Sink(config)
-
-
-ENTRY: Attention = _Entry()
+ENTRY: Attention = PlainEntry(Sink)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from xtool.layers.attention import Attention, AttentionConfig
+from xtool.layers.attention import Attention
 from xtool.layers.attention._windowed import Learned, LearnedEntry
 from xtool.layers.linear import Linear
 
@@ -46,11 +46,8 @@ class HardWindow(Learned):
 
 
 class _Entry(LearnedEntry):
-    def build(self, config: AttentionConfig) -> nn.Module:
-        return HardWindow(config)
-
     def more(self, config: Any, context: int) -> int:
         return int(config.d_model * config.n_heads)
 
 
-ENTRY: Attention = _Entry()
+ENTRY: Attention = _Entry(HardWindow)

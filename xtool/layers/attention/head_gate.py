@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xtool.errors import UsageError
-from xtool.layers.attention import Attention, AttentionConfig, Mixed
+from xtool.layers.attention import Attention, Mixed
 from xtool.layers.attention._structure import Structure, Structured, normed
 from xtool.layers.attention.plain import PlainEntry
 from xtool.layers.linear import Linear
@@ -65,11 +65,8 @@ class _Entry(PlainEntry):
             )
         return {}
 
-    def build(self, config: AttentionConfig) -> nn.Module:
-        return HeadGate(config)
-
     def more(self, config: Any, context: int) -> int:
         return 48 * int(config.n_heads) ** 2
 
 
-ENTRY: Attention = _Entry()
+ENTRY: Attention = _Entry(HeadGate)

@@ -9,10 +9,10 @@ silenced, or heard, for all later layers at once.
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from xtool.layers.attention import Attention, AttentionConfig, Mixed
+from xtool.layers.attention import Attention, Mixed
 from xtool.layers.attention._kernel import is_masked
 from xtool.layers.attention.plain import Plain, PlainEntry
 from xtool.layers.linear import Linear
@@ -56,11 +56,8 @@ class KeyImportance(Plain):
 
 
 class _Entry(PlainEntry):
-    def build(self, config: AttentionConfig) -> nn.Module:
-        return KeyImportance(config)
-
     def more(self, config: Any, context: int) -> int:
         return int(config.d_model + 2 * context * config.n_heads)
 
 
-ENTRY: Attention = _Entry()
+ENTRY: Attention = _Entry(KeyImportance)

@@ -6,6 +6,7 @@ group of query heads, side by side, may share a head of keys and values (Ainslie
 arXiv:2305.13245); so a query's head is a head of keys and a place in its group.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -156,11 +157,18 @@ class Weighed(Plain):
 
 
 class PlainEntry:
-    """The contract of the folder; variants with the same tensors build on it."""
+    """The contract of the folder; variants with the same tensors build on it.
+
+    Args:
+        module: the variant's, made of a configuration.
+    """
+
+    def __init__(self, module: Callable[[Any], nn.Module] = Plain) -> None:
+        self.module = module
 
     def build(self, config: AttentionConfig) -> nn.Module:
         """The module."""
-        return Plain(config)
+        return self.module(config)
 
     def flops(self, config: Any, context: int) -> int:
         """Projections, scores and sums."""

@@ -5,10 +5,10 @@ Each head's queries and keys are divided by their root mean square, before posit
 on its width then, so no exact operator changes `d_head`.
 """
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from xtool.layers.attention import Attention, AttentionConfig
+from xtool.layers.attention import Attention
 from xtool.layers.attention.plain import Plain, PlainEntry
 
 LIKE = "plain"
@@ -24,9 +24,4 @@ class QkNorm(Plain):
         return F.rms_norm(x, x.shape[-1:])
 
 
-class _Entry(PlainEntry):
-    def build(self, config: AttentionConfig) -> nn.Module:
-        return QkNorm(config)
-
-
-ENTRY: Attention = _Entry()
+ENTRY: Attention = PlainEntry(QkNorm)

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from xtool.layers.attention import Attention, AttentionConfig
+from xtool.layers.attention import Attention
 from xtool.layers.attention._kernel import distances, scored
 from xtool.layers.attention.plain import PlainEntry, Weighed
 from xtool.layers.linear import Linear
@@ -52,11 +52,8 @@ class _Entry(PlainEntry):
         """The context unless given."""
         return {"window": config["window"] or config["context"]}
 
-    def build(self, config: AttentionConfig) -> nn.Module:
-        return SoftWindow(config)
-
     def more(self, config: Any, context: int) -> int:
         return int(config.d_model * config.n_heads)
 
 
-ENTRY: Attention = _Entry()
+ENTRY: Attention = _Entry(SoftWindow)

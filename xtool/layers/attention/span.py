@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from xtool.layers.attention import Attention, AttentionConfig
+from xtool.layers.attention import Attention
 from xtool.layers.attention._windowed import Learned, LearnedEntry
 
 LIKE = "plain"
@@ -39,9 +39,4 @@ class Span(Learned):
         return self.span.view(1, -1, 1)
 
 
-class _Entry(LearnedEntry):
-    def build(self, config: AttentionConfig) -> nn.Module:
-        return Span(config)
-
-
-ENTRY: Attention = _Entry()
+ENTRY: Attention = LearnedEntry(Span)

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from xtool.errors import UsageError
-from xtool.layers.attention import Attention, AttentionConfig
+from xtool.layers.attention import Attention
 from xtool.layers.attention._fixed import near
 from xtool.layers.attention._kernel import attend, distances, scored, within
 from xtool.layers.attention._windows import block_of
@@ -124,12 +124,9 @@ class _Entry(PlainEntry):
             )
         return {"window": config["window"] or max(1, config["context"] // 8)}
 
-    def build(self, config: AttentionConfig) -> nn.Module:
-        return Strided(config)
-
     def keys(self, config: Any, context: int) -> float:
         strides = parsed(config.strides)
         return float(sum(min(config.window, -(-context // s)) for s in strides) / len(strides))
 
 
-ENTRY: Attention = _Entry()
+ENTRY: Attention = _Entry(Strided)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xtool.layers.attention import Attention, AttentionConfig, Mixed
+from xtool.layers.attention import Attention, Mixed
 from xtool.layers.attention._structure import Structure, Structured
 from xtool.layers.attention.plain import PlainEntry
 from xtool.layers.linear import Linear
@@ -72,11 +72,8 @@ class StructureEmbedding(Structured):
 
 
 class _Entry(PlainEntry):
-    def build(self, config: AttentionConfig) -> nn.Module:
-        return StructureEmbedding(config)
-
     def more(self, config: Any, context: int) -> int:
         return int(3 * 8 * config.n_heads * (2 * config.n_heads + config.d_model))
 
 
-ENTRY: Attention = _Entry()
+ENTRY: Attention = _Entry(StructureEmbedding)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xtool.errors import UsageError
-from xtool.layers.attention import Attention, AttentionConfig, Mixed
+from xtool.layers.attention import Attention, Mixed
 from xtool.layers.attention._structure import Structure, Structured, normed
 from xtool.layers.attention.plain import PlainEntry
 from xtool.layers.linear import Linear
@@ -81,11 +81,8 @@ class _Entry(PlainEntry):
             raise UsageError("`structure_norm` is post, `norm` is none", "choose a norm")
         return {}
 
-    def build(self, config: AttentionConfig) -> nn.Module:
-        return StructureMlp(config)
-
     def more(self, config: Any, context: int) -> int:
         return int(2 * config.n_heads * config.d_ff)
 
 
-ENTRY: Attention = _Entry()
+ENTRY: Attention = _Entry(StructureMlp)

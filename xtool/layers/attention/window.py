@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from xtool.layers.attention import Attention, AttentionConfig
+from xtool.layers.attention import Attention
 from xtool.layers.attention._fixed import near
 from xtool.layers.attention._kernel import attend, distances, within
 from xtool.layers.attention._windowed import Windowed
@@ -53,11 +53,8 @@ class _Entry(PlainEntry):
         """A quarter of the context unless given."""
         return {"window": config["window"] or max(1, config["context"] // 4)}
 
-    def build(self, config: AttentionConfig) -> nn.Module:
-        return Window(config)
-
     def keys(self, config: Any, context: int) -> float:
         return float(min(config.window, context))
 
 
-ENTRY: Attention = _Entry()
+ENTRY: Attention = _Entry(Window)
