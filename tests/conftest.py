@@ -44,6 +44,9 @@ class Result:
     err: str
 
 
+Run = Callable[..., Result]
+
+
 @pytest.fixture(autouse=True)
 def _no_own_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test admits, the next one does not know."""
@@ -54,7 +57,7 @@ def _no_own_files(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def xtool(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., Result]:
+) -> Run:
     """Run `xtool ARGS` in a fresh folder, in this process."""
     monkeypatch.chdir(tmp_path)
 
@@ -73,7 +76,7 @@ def xtool(
 
 
 @pytest.fixture
-def data(xtool: Callable[..., Result], tmp_path: Path) -> Path:
+def data(xtool: Run, tmp_path: Path) -> Path:
     """A small counting data file, `data.st`."""
     sizes = ["--train-size", 96, "--dev-size", 32, "--test-size", 32]
     done = xtool("prepare", "counting", "-", "-o", "data.st", *sizes, stdin=TEXT)

@@ -1,13 +1,12 @@
 """Spectra and similarities: their laws, and the rows and pictures made of them."""
 
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result, configuration, make_model
+from conftest import Result, Run, configuration, make_model
 from test_operators import grow_to
 
 from xtool import rows
@@ -65,9 +64,7 @@ def test_the_distance_is_the_integral_over_both_step_functions() -> None:
     assert distance(ours, ours * 0) == 1
 
 
-def test_a_clone_has_the_spectrum_of_the_small_model_and_zeros(
-    xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_a_clone_has_the_spectrum_of_the_small_model_and_zeros(xtool: Run, tmp_path: Path) -> None:
     make_model(tmp_path / "a.st")
     assert xtool("grow", "a.st", "--to", 32, "--method", "clone", "--no-noise").code == 0
     values = found(xtool(*INSPECT, "--spectrum", "a.st", "a-32.st"), "singular_value")
@@ -86,9 +83,7 @@ def test_a_clone_has_the_spectrum_of_the_small_model_and_zeros(
     assert len(last) == 2 * len(names)
 
 
-def test_distances_are_from_the_first_model_with_their_mean(
-    xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_distances_are_from_the_first_model_with_their_mean(xtool: Run, tmp_path: Path) -> None:
     make_model(tmp_path / "a.st")
     make_model(tmp_path / "b.st", n_layers=3)
     done = xtool(*INSPECT, "--spectrum", "a.st", "a.st", "b.st")
@@ -104,9 +99,7 @@ def test_distances_are_from_the_first_model_with_their_mean(
     assert "6 such were left out" in done.err
 
 
-def test_models_of_one_file_name_are_told_apart_by_path(
-    xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_models_of_one_file_name_are_told_apart_by_path(xtool: Run, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     for path in ("a.st", "x/a.st"):
         make_model(tmp_path / path)
@@ -148,7 +141,7 @@ def test_cka_of_features_that_do_not_vary_is_none() -> None:
 
 
 def test_a_model_and_its_clone_agree_after_every_stage(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     dials = ["--d-model", 16, "--n-heads", 2, "--n-layers", 2, "--precision", "fp64"]
     dials += ["--dropout", 0.5]
@@ -168,7 +161,7 @@ def test_a_model_and_its_clone_agree_after_every_stage(
 
 
 def test_similarity_of_models_that_share_some_stages(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     train = ["train", data, "--d-model", 8, "--threads", 1, "-q", "--steps", 1]
     assert xtool(*train, "--n-layers", 1, "-o", "a.st").code == 0
@@ -180,9 +173,7 @@ def test_similarity_of_models_that_share_some_stages(
     assert "b.st: left out, with no counterpart: blocks.1" in done.err
 
 
-def test_a_users_own_architecture_is_compared(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_a_users_own_architecture_is_compared(data: Path, xtool: Run, tmp_path: Path) -> None:
     own = Path(__file__).parents[1] / "examples" / "decay.py"
     train = ["train", data, "--arch", own, "--d-model", 8, "--threads", 1, "-q", "--steps", 1]
     assert xtool(*train, "-o", "a.st").code == 0
@@ -204,7 +195,7 @@ def test_a_users_own_architecture_is_compared(
     ],
 )
 def test_what_cannot_be_compared_is_refused(
-    args: list[str], message: str, xtool: Callable[..., Result], tmp_path: Path
+    args: list[str], message: str, xtool: Run, tmp_path: Path
 ) -> None:
     make_model(tmp_path / "a.st")
     done = xtool("inspect", *args)
@@ -214,7 +205,7 @@ def test_what_cannot_be_compared_is_refused(
 
 
 def test_spectra_are_drawn_a_panel_a_matrix_and_a_line_a_model(
-    xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in "ab":
         make_model(tmp_path / f"{name}.st", n_layers=1)
@@ -281,7 +272,7 @@ def test_models_of_numbers_are_looked_into_as_they_are(arch: str, tmp_path: Path
     assert sum(params) == count(model)
 
 
-def test_parts_are_rows_of_the_command(tmp_path: Path, xtool: Callable[..., Result]) -> None:
+def test_parts_are_rows_of_the_command(tmp_path: Path, xtool: Run) -> None:
     make_model(tmp_path / "a.st")
     done = xtool("inspect", "a.st", "--parts", "--where", "metric=flops", "--format", "csv")
     assert done.code == 0, done.err

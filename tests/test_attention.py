@@ -1,13 +1,12 @@
 """Attention variants: the laws that all obey, and what each promises of its own."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result, configuration
+from conftest import Run, configuration
 from torch import Tensor
 
 from xtool import registry
@@ -22,7 +21,6 @@ from xtool.layers.attention._windows import local, weighed
 from xtool.surgery import laws
 from xtool.training.replicas import Replicas, stacked
 
-Run = Callable[..., Result]
 VARIANTS = registry.names("layers/attention")
 SINK = (Path(__file__).parents[1] / "examples" / "sink.py").read_text()
 

@@ -9,13 +9,12 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import TEXT, Result, make_model
+from conftest import TEXT, Result, Run, make_model
 
 from xtool import registry, writing
 from xtool.archs import read_model
@@ -79,7 +78,7 @@ def test_help_is_light_grouped_and_names_the_options(command: str, tmp_path: Pat
     assert order == sorted(order, key=["Arguments", "Input", "Model", "Training", "Output"].index)
 
 
-def test_the_dials_in_help_are_those_of_the_file(xtool: Callable[..., Result]) -> None:
+def test_the_dials_in_help_are_those_of_the_file(xtool: Run) -> None:
     shown = xtool("train", "--arch", "gpt", "--help").out
     assert "--score-scale" in shown
     assert "--noise-db" in xtool("grow", "--method", "clone", "--help").out
@@ -104,7 +103,7 @@ def test_the_dials_in_help_are_those_of_the_file(xtool: Callable[..., Result]) -
     ],
 )
 def test_a_wrong_command_line_is_exit_two_with_a_guess(
-    args: list[str], message: str, xtool: Callable[..., Result], tmp_path: Path
+    args: list[str], message: str, xtool: Run, tmp_path: Path
 ) -> None:
     done = xtool(*args)
     assert done.code == 2
@@ -161,7 +160,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
     ids=lambda c: " ".join(c[:2]),
 )
 def test_a_bad_file_is_one_line_and_nothing_written(
-    command: list[str], data: Path, xtool: Callable[..., Result], tmp_path: Path
+    command: list[str], data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     for name, path in bad_files(tmp_path).items():
         before = sorted(p.name for p in tmp_path.iterdir())
@@ -174,9 +173,7 @@ def test_a_bad_file_is_one_line_and_nothing_written(
         assert sorted(p.name for p in tmp_path.iterdir()) == before, name
 
 
-def test_check_gives_a_verdict_for_each_file(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_check_gives_a_verdict_for_each_file(data: Path, xtool: Run, tmp_path: Path) -> None:
     make_model(tmp_path / "m.st", torch.float32)
     done = xtool("check", "data.st", "m.st")
     assert done.code == 0
@@ -199,7 +196,7 @@ def test_check_gives_a_verdict_for_each_file(
     ids=str,
 )
 def test_check_judges_headers_that_cannot_be(
-    kind: str, changes: dict[str, Any], message: str, data: Path, xtool: Callable[..., Result],
+    kind: str, changes: dict[str, Any], message: str, data: Path, xtool: Run,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     make_model(tmp_path / "m.st", torch.float32)
@@ -213,7 +210,7 @@ def test_check_judges_headers_that_cannot_be(
 
 
 def test_inspect_shows_lineage_and_axes_without_torch(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     assert xtool("train", data, *TINY, "--steps", 1, "-o", "m.st").code == 0
     assert xtool("grow", "m.st", "--to", 16, "-q").code == 0
@@ -232,7 +229,7 @@ def test_inspect_shows_lineage_and_axes_without_torch(
     assert b'"params"' in done.stdout
 
 
-def test_inspect_is_instant_on_a_big_file(tmp_path: Path, xtool: Callable[..., Result]) -> None:
+def test_inspect_is_instant_on_a_big_file(tmp_path: Path, xtool: Run) -> None:
     raw = b'{"a":{"dtype":"F32","shape":[25000000000],"data_offsets":[0,100000000000]}}'
     with (tmp_path / "big.st").open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
@@ -243,7 +240,7 @@ def test_inspect_is_instant_on_a_big_file(tmp_path: Path, xtool: Callable[..., R
 
 
 def test_an_existing_output_is_refused_without_force(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     make_model(tmp_path / "m.st")
     (tmp_path / "taken.st").write_text("mine")
@@ -260,7 +257,7 @@ def test_an_existing_output_is_refused_without_force(
 
 
 def test_paths_come_from_standard_input_and_empty_input_is_an_error(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     for name in "ab":
         make_model(tmp_path / f"{name}.st")
@@ -279,7 +276,7 @@ def test_paths_come_from_standard_input_and_empty_input_is_an_error(
     assert "2 paths, exactly one" in done.err
 
 
-def test_standard_output_is_data_alone(data: Path, xtool: Callable[..., Result]) -> None:
+def test_standard_output_is_data_alone(data: Path, xtool: Run) -> None:
     done = xtool("train", data, "--d-model", 8, "--steps", 2, "-o", "m.st")
     assert done.out == "m.st\n"
     assert "parameters" in done.err
@@ -298,7 +295,7 @@ def test_a_closed_pipe_is_respected(data: Path, tmp_path: Path) -> None:
     assert done.stdout.startswith("data.st")
 
 
-def test_environment_and_flag_order(data: Path, xtool: Callable[..., Result], tmp_path: Path,
+def test_environment_and_flag_order(data: Path, xtool: Run, tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setenv("XTOOL_LR", "0.25")
     assert xtool("train", data, *TINY, "--steps", 1, "-o", "a.st").code == 0
@@ -321,7 +318,7 @@ OWN_ARCH = (ROOT / "examples" / "decay.py").read_text()
 
 
 def test_a_users_own_architecture_trains_and_is_passed_again(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def anew(*args: object) -> Result:
         monkeypatch.setattr(registry, "_admitted", {})
@@ -361,7 +358,7 @@ def test_a_users_own_architecture_trains_and_is_passed_again(
 
 
 def test_the_saved_dials_of_a_users_own_architecture_are_read_back(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = OWN_ARCH.replace('"channels")]', '"channels"), ("speed", "float", 1.0, "unused")]')
     (tmp_path / "sub").mkdir()
@@ -390,7 +387,7 @@ def test_the_saved_dials_of_a_users_own_architecture_are_read_back(
 
 
 def test_a_header_cannot_make_a_file_in_the_folder_run(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "evil.py").write_text("raise SystemExit(99)\n")
     save(tmp_path / "m.st", Header(kind="model", config={"arch": "evil.py"}), {"a": torch.zeros(1)})
@@ -401,7 +398,7 @@ def test_a_header_cannot_make_a_file_in_the_folder_run(
 
 
 def test_data_that_contradicts_its_header_is_refused(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     header, tensors = load(data)
     for name, value, message in (
@@ -417,7 +414,7 @@ def test_data_that_contradicts_its_header_is_refused(
 
 
 def test_a_growth_that_is_not_exact_exits_three_and_leaves_nothing(
-    xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from xtool.surgery.operators.pad import Pad
 
@@ -429,9 +426,7 @@ def test_a_growth_that_is_not_exact_exits_three_and_leaves_nothing(
     assert [p.name for p in tmp_path.iterdir()] == ["m.st"]
 
 
-def test_depth_context_and_vocabulary_grow_without_a_width(
-    xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_depth_context_and_vocabulary_grow_without_a_width(xtool: Run, tmp_path: Path) -> None:
     make_model(tmp_path / "m.st", positions="learned")
     done = xtool("grow", "m.st", "--method", "passthrough", "--slices", "0:2,1:2")
     assert (done.code, done.out) == (0, "m-passthrough.st\n"), done.err
@@ -448,7 +443,7 @@ def test_depth_context_and_vocabulary_grow_without_a_width(
 
 
 def test_an_interrupt_outside_training_is_exit_130(
-    xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
@@ -486,9 +481,7 @@ def test_the_same_commands_give_the_same_bytes_in_any_folder_and_hash_seed(
     assert found[0] == found[1]
 
 
-def test_a_header_holds_no_path_and_no_clock(
-    data: Path, tmp_path: Path, xtool: Callable[..., Result]
-) -> None:
+def test_a_header_holds_no_path_and_no_clock(data: Path, tmp_path: Path, xtool: Run) -> None:
     assert xtool("train", data, *TINY, "--steps", 1, "-o", tmp_path / "m.st").code == 0
     with Source(tmp_path / "m.st") as source:
         text = source.require_header().canonical()
@@ -534,9 +527,7 @@ def test_every_command_of_the_readme_parses() -> None:
         assert shlex.split(command)[0] in ("xtool", "python3")
 
 
-def test_train_alone_prepares_its_default_data_and_says_so(
-    xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_train_alone_prepares_its_default_data_and_says_so(xtool: Run, tmp_path: Path) -> None:
     done = xtool("train", "--arch", "gpt", "--steps", 1, "--threads", 1)
     assert (done.code, done.out) == (0, "checkpoints/counting-gpt.st\n")
     assert "preparing the default task, counting from builtin" in done.err
@@ -544,9 +535,7 @@ def test_train_alone_prepares_its_default_data_and_says_so(
     assert "using checkpoints/counting.st" in again.err
 
 
-def test_an_architecture_without_a_default_task_asks_for_data(
-    xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_an_architecture_without_a_default_task_asks_for_data(xtool: Run, tmp_path: Path) -> None:
     (tmp_path / "taskless.py").write_text(OWN_ARCH.replace('TASK = "counting"', ""))
     done = xtool("train", "--arch", "taskless.py", "-o", "x.st")
     assert (done.code, "has no default task" in done.err) == (2, True), done
@@ -557,14 +546,14 @@ def test_an_architecture_without_a_default_task_asks_for_data(
     "more", [["--label", "x"], ["--split", "test"], ["--data", "data.st"], ["--against", "m.st"]]
 )
 def test_what_only_models_have_is_refused_beside_rows(
-    more: list[str], data: Path, xtool: Callable[..., Result], tmp_path: Path
+    more: list[str], data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "r.csv").write_text("label,metric,value,split\na,loss,1,dev\n")
     done = xtool("evaluate", "r.csv", *more)
     assert (done.code, "for models, and the files hold rows" in done.err) == (2, True), done
 
 
-def test_a_header_of_another_kind_is_refused(xtool: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_header_of_another_kind_is_refused(xtool: Run, tmp_path: Path) -> None:
     save(tmp_path / "x.st", Header(kind="model", config={"arch": "gpt"}), {"a": torch.zeros(1)})
     for command in (["inspect", "x.st"], ["evaluate", "x.st"], ["grow", "x.st", "--to", 9]):
         done = xtool(*command)
@@ -597,7 +586,7 @@ def test_a_header_of_another_kind_is_refused(xtool: Callable[..., Result], tmp_p
     ids=" ".join,
 )
 def test_an_output_never_replaces_an_input(
-    command: list[str], data: Path, xtool: Callable[..., Result], tmp_path: Path
+    command: list[str], data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     train = ["train", data, *TINY, "--steps", 1]
     assert xtool(*train, "-o", "m.st").code == 0
@@ -674,7 +663,7 @@ def test_a_fault_in_a_users_own_file_names_it(
     ],
 )
 def test_impossible_values_are_refused(
-    args: list[str], message: str, data: Path, xtool: Callable[..., Result], tmp_path: Path
+    args: list[str], message: str, data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     done = xtool("train", data, "--dry-run", *args, "-o", "m.st")
     assert done.code == 2
@@ -736,7 +725,7 @@ def test_an_example_runs_in_short(name: str, tmp_path: Path) -> None:
 def test_a_signal_while_a_file_is_written_is_one_line_and_leaves_nothing(
     number: signal.Signals,
     tmp_path: Path,
-    xtool: Callable[..., Result],
+    xtool: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_model(tmp_path / "a.st")

@@ -1,13 +1,12 @@
 """The counting task and the corpora it is made from."""
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result
+from conftest import Run
 
 from xtool import registry
 from xtool.checkpoint import save
@@ -52,7 +51,7 @@ def test_targets_count_earlier_occurrences_up_to_the_cap() -> None:
 
 
 def test_long_strings_are_cut_from_a_corpus_and_counted_in_parts(
-    xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    xtool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = " ".join(f"{chr(97 + i % 26)}{chr(97 + i % 7)}" for i in range(9000))
     sizes = ["--train-size", 2, "--dev-size", 1, "--test-size", 1]
@@ -114,7 +113,7 @@ def test_the_large_corpus_contains_the_small_one() -> None:
     assert sum(map(len, large.paragraphs)) > 2 * sum(map(len, small.paragraphs))
 
 
-def test_too_small_a_corpus_says_both_numbers(xtool: Callable[..., Result]) -> None:
+def test_too_small_a_corpus_says_both_numbers(xtool: Run) -> None:
     done = xtool("prepare", "counting", "-", stdin="hello world this is a small text")
     assert done.code == 1
     assert "gives 1 different strings of 20 characters, 12000 are asked for" in done.err
@@ -127,9 +126,7 @@ def test_too_small_a_corpus_says_both_numbers(xtool: Callable[..., Result]) -> N
         ("x" * 19 + "!", "line 2 holds '!'"),
     ],
 )
-def test_a_bad_line_is_named(
-    line: str, message: str, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_a_bad_line_is_named(line: str, message: str, xtool: Run, tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("a" * 20 + "\n" + line + "\n")
     (tmp_path / "dev.txt").write_text("b" * 20 + "\n")
     done = xtool("prepare", "counting", "--lines", "train.txt", "dev.txt")
@@ -138,7 +135,7 @@ def test_a_bad_line_is_named(
     assert not list(tmp_path.glob("*.st"))
 
 
-def test_ready_lines_become_train_and_dev(xtool: Callable[..., Result], tmp_path: Path) -> None:
+def test_ready_lines_become_train_and_dev(xtool: Run, tmp_path: Path) -> None:
     drawn = random.Random(0)
     lines = {
         name: ["".join(drawn.choices(ALPHABET, k=20)) for _ in range(size)]
@@ -177,7 +174,7 @@ def test_data_is_found_by_its_digest_whatever_its_name(
         data_of(model)
 
 
-def test_examples_are_shown_over_their_targets(data: Path, xtool: Callable[..., Result]) -> None:
+def test_examples_are_shown_over_their_targets(data: Path, xtool: Run) -> None:
     shown = xtool("inspect", data, "--examples", 2)
     lines = [line for line in shown.out.splitlines() if line.startswith(("input", "target"))]
     assert len(lines) == 4

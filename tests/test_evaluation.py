@@ -2,14 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from shutil import which
 from subprocess import run
 
 import pytest
 import torch
-from conftest import Result, page_data
+from conftest import Run, page_data
 
 from xtool import averages, plots, rows
 from xtool.archs import read_model
@@ -22,14 +21,14 @@ TINY = ["--d-model", 8, "--threads", 1, "--quiet", "--batch-size", 8]
 
 
 @pytest.fixture
-def models(data: Path, xtool: Callable[..., Result], tmp_path: Path) -> Path:
+def models(data: Path, xtool: Run, tmp_path: Path) -> Path:
     for seed in (0, 1):
         args = [*TINY, "--epochs", 4, "--lr", 0.01, "--seed", seed, "--label", "run"]
         assert xtool("train", data, *args, "-o", f"{seed}.st").code == 0
     return tmp_path
 
 
-def test_accuracy_is_that_of_counting_by_hand(models: Path, xtool: Callable[..., Result]) -> None:
+def test_accuracy_is_that_of_counting_by_hand(models: Path, xtool: Run) -> None:
     done = xtool("evaluate", "0.st", "--format", "jsonl")
     found = {one["metric"]: one for one in rows.read(done.out, "x")}
     header, _, model = read_model(models / "0.st")
@@ -56,7 +55,7 @@ def test_scores_do_not_depend_on_the_batch(models: Path, monkeypatch: pytest.Mon
 
 
 def test_seconds_come_from_a_journal_beside_the_model_first_by_name(
-    models: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    models: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = (models / "0.rows.jsonl").read_text().splitlines()
     for place, seconds in (("near/b", 2.0), ("near/a", 1.0), ("here/0", 3.0)):
@@ -73,7 +72,7 @@ def test_seconds_come_from_a_journal_beside_the_model_first_by_name(
 
 
 def test_the_other_model_of_a_difference_is_scored_once(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = ["train", data, *TINY, "--steps", 1]
     assert xtool(*train, "--replicas", 3, "-o", "three.st").code == 0
@@ -94,16 +93,14 @@ def test_the_other_model_of_a_difference_is_scored_once(
     assert opened == ["one.st"]
 
 
-def test_the_difference_from_oneself_is_nothing(models: Path, xtool: Callable[..., Result]) -> None:
+def test_the_difference_from_oneself_is_nothing(models: Path, xtool: Run) -> None:
     done = xtool("evaluate", "0.st", "--against", "0.st", "--format", "jsonl")
     found = {one["metric"]: one for one in rows.read(done.out, "x")}
     assert found["accuracy_difference"]["value"] == 0
     assert found["accuracy_difference"]["p_value"] == 1.0
 
 
-def test_a_paired_difference_is_the_difference_of_the_means(
-    models: Path, xtool: Callable[..., Result]
-) -> None:
+def test_a_paired_difference_is_the_difference_of_the_means(models: Path, xtool: Run) -> None:
     done = xtool("evaluate", "0.st", "1.st", "--against", "1.st", "--format", "jsonl")
     found = rows.read(done.out, "x")
     mean = {one["seed"]: one["value"] for one in found if one["metric"] == "loss"}
@@ -113,7 +110,7 @@ def test_a_paired_difference_is_the_difference_of_the_means(
     assert 0 <= difference["p_value"] <= 1
 
 
-def test_seeds_are_averaged_and_pivoted(models: Path, xtool: Callable[..., Result]) -> None:
+def test_seeds_are_averaged_and_pivoted(models: Path, xtool: Run) -> None:
     done = xtool(
         "evaluate", "0.st", "1.st", "--over", "seed", "--format", "jsonl", "--where", "metric=loss"
     )
@@ -128,14 +125,14 @@ def test_seeds_are_averaged_and_pivoted(models: Path, xtool: Callable[..., Resul
 
 
 def test_without_a_terminal_rows_are_csv_and_with_one_a_table(
-    models: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    models: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert xtool("evaluate", "0.st").out.startswith("label,digest,arch")
     assert xtool("evaluate", "0.st", "--format", "markdown").out.startswith("| label")
     assert "---" in xtool("evaluate", "0.st", "--format", "table").out.splitlines()[1]
 
 
-def test_a_model_is_not_averaged_with_itself(models: Path, xtool: Callable[..., Result]) -> None:
+def test_a_model_is_not_averaged_with_itself(models: Path, xtool: Run) -> None:
     done = xtool("evaluate", "0.st", "0.st", "--label", "a", "--label", "a", "--over", "seed")
     assert done.code == 2
     assert "the same model is there twice" in done.err
@@ -144,7 +141,7 @@ def test_a_model_is_not_averaged_with_itself(models: Path, xtool: Callable[..., 
     assert once == twice
 
 
-def test_files_of_rows_are_tables_too(models: Path, xtool: Callable[..., Result]) -> None:
+def test_files_of_rows_are_tables_too(models: Path, xtool: Run) -> None:
     chosen = ["--where", "metric=loss", "--where", "split=dev", "--where", "epoch=0"]
     done = xtool("evaluate", "0.rows.jsonl", "1.rows.jsonl", *chosen, "--format", "csv")
     (models / "both.csv").write_text(done.out)
@@ -152,7 +149,7 @@ def test_files_of_rows_are_tables_too(models: Path, xtool: Callable[..., Result]
     assert xtool("evaluate", "both.csv", "--format", "csv").out == done.out
 
 
-def test_all_splits_in_one_call(models: Path, xtool: Callable[..., Result]) -> None:
+def test_all_splits_in_one_call(models: Path, xtool: Run) -> None:
     done = xtool("evaluate", "0.st", "--split", "all", "--format", "jsonl")
     assert [one["split"] for one in rows.read(done.out, "x") if one["metric"] == "loss"] == [
         "train",
@@ -174,14 +171,14 @@ def test_all_splits_in_one_call(models: Path, xtool: Callable[..., Result]) -> N
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(
-    args: list[str], message: str, models: Path, xtool: Callable[..., Result]
+    args: list[str], message: str, models: Path, xtool: Run
 ) -> None:
     done = xtool("evaluate", "0.st", *args)
     assert done.code in (1, 2)
     assert message in done.err
 
 
-def test_data_of_another_shape_is_refused(models: Path, xtool: Callable[..., Result]) -> None:
+def test_data_of_another_shape_is_refused(models: Path, xtool: Run) -> None:
     sizes = ["--train-size", 8, "--dev-size", 4, "--test-size", 4, "--length", 10]
     assert xtool("prepare", "counting", *sizes, "-o", "short.st").code == 0
     done = xtool("evaluate", "0.st", "--data", "short.st")
@@ -189,7 +186,7 @@ def test_data_of_another_shape_is_refused(models: Path, xtool: Callable[..., Res
     assert "needs `context` 10, the model has 20" in done.err
 
 
-def test_sample_shows_targets_and_predictions(models: Path, xtool: Callable[..., Result]) -> None:
+def test_sample_shows_targets_and_predictions(models: Path, xtool: Run) -> None:
     done = xtool("sample", "0.st", "--examples", 3)
     assert done.code == 0
     lines = done.out.splitlines()
@@ -202,7 +199,7 @@ def test_sample_shows_targets_and_predictions(models: Path, xtool: Callable[...,
 
 
 def test_pictures_are_drawn_from_rows_and_equal_rows_give_equal_bytes(
-    models: Path, xtool: Callable[..., Result]
+    models: Path, xtool: Run
 ) -> None:
     csv = xtool("evaluate", "0.st", "1.st", "--format", "csv").out
     for form in ("png", "svg", "pdf", "html"):
@@ -219,9 +216,7 @@ def test_pictures_are_drawn_from_rows_and_equal_rows_give_equal_bytes(
     assert done.code == 0, done.err
 
 
-def test_a_page_says_what_is_drawn_and_holds_its_rows(
-    models: Path, xtool: Callable[..., Result]
-) -> None:
+def test_a_page_says_what_is_drawn_and_holds_its_rows(models: Path, xtool: Run) -> None:
     csv = xtool("evaluate", "0.st", "1.st", "--format", "csv").out
     title = "<!--<script></script><b>&amp;"
     args = ["--by", "seed", "--title", title]
@@ -249,18 +244,14 @@ def test_a_page_says_what_is_drawn_and_holds_its_rows(
     assert not (models / "b.png").exists()
 
 
-def test_rows_that_are_piped_in_where_paths_are_read_are_named(
-    models: Path, xtool: Callable[..., Result]
-) -> None:
+def test_rows_that_are_piped_in_where_paths_are_read_are_named(models: Path, xtool: Run) -> None:
     for form in ("csv", "jsonl"):
         told = xtool("evaluate", "0.st", "--format", form).out
         done = xtool("evaluate", "-", stdin=told)
         assert (done.code, "standard input holds rows" in done.err) == (1, True)
 
 
-def test_two_series_at_one_point_both_say_what_they_are(
-    xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_two_series_at_one_point_both_say_what_they_are(xtool: Run, tmp_path: Path) -> None:
     lines = [
         rows.row(label=name, metric="loss", value=value, step=step, split="dev", seed=0)
         for name in ("a", "b")
@@ -279,7 +270,7 @@ def test_two_series_at_one_point_both_say_what_they_are(
 
 
 def test_bars_of_a_series_that_begins_later_have_its_name_and_free_columns_may_hold_anything(
-    xtool: Callable[..., Result], tmp_path: Path
+    xtool: Run, tmp_path: Path
 ) -> None:
     cells = [("a", "x", 1.0), ("b", "x", 2.0), ("b", "y", 3.0)]
     lines = [
@@ -321,7 +312,7 @@ def test_the_script_of_a_page_can_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_drawn_is_refused_and_leaves_nothing(
-    args: list[str], message: str, models: Path, xtool: Callable[..., Result]
+    args: list[str], message: str, models: Path, xtool: Run
 ) -> None:
     csv = xtool("evaluate", "0.st", "--format", "csv").out
     done = xtool("plot", "-", *args, stdin=csv)

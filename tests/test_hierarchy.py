@@ -1,14 +1,13 @@
 """Hierarchies of tokens: category files, groups that emerge, and what nested sizes learn."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import TEXT, Result
+from conftest import TEXT, Run
 
 from xtool.analysis.grouping import agreement, clarity, grouped
 from xtool.categories import category_text, read_categories
@@ -20,7 +19,6 @@ from xtool.tasks import open_data
 from xtool.tokenizers import texts_of
 from xtool.training import hierarchy
 
-Run = Callable[..., Result]
 TOKENS = ["\n", " ", "a", "b", "c", "A", "B", "-", "a-z", "3"]
 STUDY = Path(__file__).parents[1] / "examples" / "categories.toml"
 

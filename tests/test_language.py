@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Result
+from conftest import Result, Run
 
 from xtool import registry, rows
 from xtool.archs import read_model
@@ -28,7 +28,6 @@ from xtool.tokenizers import bpe, fit, restore
 from xtool.training import loop
 from xtool.training.batches import Batches
 
-Run = Callable[..., Result]
 PROSE = (
     "Ω says: “naïve 日本” costs 3 €;\n\tthe quick brown fox\r\njumps over the lazy dog.\n\n" * 30
 )

@@ -1,12 +1,11 @@
 """The learned operator: exact before the fit, better after it, and its cost counted."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result, make_examples, make_model
+from conftest import Run, make_examples, make_model
 
 from xtool.archs import architecture, read_model
 from xtool.checkpoint import Reader
@@ -116,7 +115,7 @@ def test_making_the_tensors_costs_the_products_of_their_maps(tmp_path: Path) -> 
 
 
 def test_the_cost_adds_to_that_of_the_small_model_and_to_what_follows(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     tiny = ["--d-model", 8, "--batch-size", 8, "--threads", 1, "-q"]
     fit = ["--data", data, "--fit-steps", 3, "--fit-batch", 8]

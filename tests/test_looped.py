@@ -7,13 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result, configuration, grow_to
+from conftest import Run, configuration, grow_to
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,7 +35,6 @@ from xtool.training.costs import costs_of
 from xtool.training.replicas import Replicas
 from xtool.training.watch import without_gradient
 
-Run = Callable[..., Result]
 PROMPTS = Shape(None, 14, 1, 5)  # 7 points of 5 numbers
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Result, configuration, make_model
+from conftest import Run, configuration, make_model
 from torch import Tensor, nn
 
 from xtool.archs import (
@@ -44,7 +44,6 @@ from xtool.training import loop
 from xtool.training.costs import costs_of
 from xtool.training.replicas import Replicas
 
-Run = Callable[..., Result]
 SHAPE = Shape(21, 12, 21)
 CASES = 208
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Result, configuration, dials_of, grow_to, make_model
+from conftest import Run, configuration, dials_of, grow_to, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -396,7 +396,7 @@ def test_copies_part_in_training_where_they_are_read_unequally(
     dials: dict[str, Any],
     parts: bool,
     data: Path,
-    xtool: Callable[..., Result],
+    xtool: Run,
     tmp_path: Path,
 ) -> None:
     common = ["--precision", "fp64", "--threads", 1, "--batch-size", 16, "-q"]
@@ -807,7 +807,7 @@ def test_exact_operators_keep_every_choice_of_layers(
 
 
 def test_what_an_operator_cannot_take_is_refused_before_it_writes(
-    xtool: Callable[..., Result], tmp_path: Path
+    xtool: Run, tmp_path: Path
 ) -> None:
     make_model(tmp_path / "a.st", torch.float32)
     make_model(tmp_path / "none.st", torch.float32, d_ff=0)

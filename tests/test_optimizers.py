@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Result, configuration
+from conftest import Run, configuration
 from torch import Tensor
 
 from xtool import registry, rows
@@ -81,9 +81,7 @@ def test_muon_takes_the_matrices_of_layers_and_leaves_the_rest() -> None:
 
 
 @pytest.mark.parametrize("name", registry.names(FOLDER))
-def test_every_optimizer_lowers_the_loss(
-    name: str, data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_every_optimizer_lowers_the_loss(name: str, data: Path, xtool: Run, tmp_path: Path) -> None:
     lr = {"lion": 3e-3, "sgd": 0.1}.get(name, 0.01)
     args = [*RUN, "--epochs", 3, "--lr", lr, "--optimizer", name]
     assert xtool("train", data, *args, "-o", "m.st").code == 0
@@ -93,9 +91,7 @@ def test_every_optimizer_lowers_the_loss(
     assert load(tmp_path / "m.st")[0].training["dials"]["optimizer"] == name
 
 
-def test_parts_of_a_batch_give_its_gradient(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_parts_of_a_batch_give_its_gradient(data: Path, xtool: Run, tmp_path: Path) -> None:
     for parts in (1, 3, 7):
         args = ["--accumulate", parts, "--steps", 4, "--batch-size", 20]
         assert xtool("train", data, *RUN, *args, "-o", f"{parts}.st").code == 0
@@ -105,9 +101,7 @@ def test_parts_of_a_batch_give_its_gradient(
             assert torch.allclose(tensor, whole[name], rtol=0, atol=1e-10), name
 
 
-def test_the_average_follows_the_weights(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_the_average_follows_the_weights(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = ["train", data, *RUN, "--schedule", "constant", "--label", "x"]
     states = []
     for steps in range(6):
@@ -141,9 +135,7 @@ def test_warm_up_stable_decay() -> None:
     assert factors[15:] == pytest.approx([1.0, 0.82, 0.64, 0.46, 0.28, 0.1])
 
 
-def test_a_run_without_progress_stops_and_says_so(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_a_run_without_progress_stops_and_says_so(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = ["train", data, *RUN, "--eval-every", 2, "--lr", 100, "--patience", 3, "-o", "m.st"]
     done = xtool(*args, "--steps", 500)
     assert done.code == 0, done.err
@@ -156,9 +148,7 @@ def test_a_run_without_progress_stops_and_says_so(
     assert f"stopped after {steps} of 500 steps: no lower dev loss in 3 evaluations" in done.err
 
 
-def test_what_ended_a_run_early_is_not_taken_over(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_what_ended_a_run_early_is_not_taken_over(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = ["--patience", 2, "--max-time", 1e6, "--lr", 0.01, "--steps", 4, "-o", "m.st"]
     assert xtool("train", data, *RUN, *args).code == 0
     assert xtool("train", data, "--from", "m.st", "--steps", 4, "-q", "-o", "n.st").code == 0
@@ -169,7 +159,7 @@ def test_what_ended_a_run_early_is_not_taken_over(
 
 @pytest.mark.parametrize("lr", [1e-3, 100])
 def test_a_run_ends_when_its_time_is_over(
-    lr: float, data: Path, xtool: Callable[..., Result], tmp_path: Path
+    lr: float, data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     args = ["--steps", 100_000, "--max-time", 0.5, "--lr", lr, "--eval-every", 7]
     done = xtool("train", data, *RUN, *args, "-o", "m.st")
@@ -195,7 +185,7 @@ def test_a_run_ends_when_its_time_is_over(
     ],
 )
 def test_what_cannot_be_asked(
-    dials: list[object], message: str, data: Path, xtool: Callable[..., Result], tmp_path: Path
+    dials: list[object], message: str, data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     done = xtool("train", data, *RUN, *dials, "-o", "m.st")
     assert done.code == 2
@@ -203,7 +193,7 @@ def test_what_cannot_be_asked(
     assert not (tmp_path / "m.st").exists()
 
 
-def test_a_state_goes_on_with_its_own_optimizer(data: Path, xtool: Callable[..., Result]) -> None:
+def test_a_state_goes_on_with_its_own_optimizer(data: Path, xtool: Run) -> None:
     args = ["train", data, *RUN, "--steps", 2, "--optimizer", "lion", "--keep-state"]
     assert xtool(*args, "-o", "m.st").code == 0
     done = xtool("train", data, "--from", "m.resume.st", "--optimizer", "sgd", "--steps", 1)

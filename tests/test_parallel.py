@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result
+from conftest import Run
 
 from xtool import rows
 from xtool.archs import read_model
@@ -70,7 +69,7 @@ RANKED = ["--arch", "looped", "--n-loops", 3, "--loop-rank", 2, "--loss-loops", 
     ids=str,
 )
 def test_two_processes_train_the_model_of_one(
-    kind: str, more: list[object], data: Path, xtool: Callable[..., Result], tmp_path: Path
+    kind: str, more: list[object], data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     assert xtool("train", data, *RUN, *more, "-o", "one.st").code == 0
     done = launch(tmp_path, "train", data, *RUN, *more, "--parallel", kind, "-o", "two.st")

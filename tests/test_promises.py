@@ -2,16 +2,15 @@
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Result
+from conftest import Run
 
 from xtool import rows
 
 
-def accuracy(xtool: Callable[..., Result], *models: str) -> list[float]:
+def accuracy(xtool: Run, *models: str) -> list[float]:
     done = xtool("evaluate", *models, "--format", "jsonl", "--where", "metric=accuracy")
     assert done.code == 0, done.err
     return [one["value"] for one in rows.read(done.out, "x")]
@@ -22,7 +21,7 @@ def accuracy(xtool: Callable[..., Result], *models: str) -> list[float]:
 @pytest.mark.parametrize("tied", ["--tied-head", "--no-tied-head"])
 @pytest.mark.parametrize("norm", ["none", "layernorm", "rmsnorm"])
 def test_a_trained_model_grows_without_losing_anything(
-    norm: str, tied: str, precision: str, xtool: Callable[..., Result], tmp_path: Path
+    norm: str, tied: str, precision: str, xtool: Run, tmp_path: Path
 ) -> None:
     assert xtool("prepare", "counting", "-o", "counting.st").code == 0
     dials = ["--d-model", 48, "--epochs", 5, "--norm", norm, tied, "--precision", precision]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TEXT, Result, grow_to, make_examples, make_model
+from conftest import TEXT, Run, grow_to, make_examples, make_model
 
 from xtool import rows
 from xtool.archs import read_model
@@ -21,12 +21,12 @@ TINY = ["--d-model", 8, "--threads", 1, "--quiet", "--steps", 20, "-o", "m.st"]
 
 
 @pytest.fixture
-def model(data: Path, xtool: Callable[..., Result]) -> Path:
+def model(data: Path, xtool: Run) -> Path:
     assert xtool("train", data, *TINY).code == 0
     return data.with_name("m.st")
 
 
-def test_a_tighter_tolerance_is_held_to(model: Path, xtool: Callable[..., Result]) -> None:
+def test_a_tighter_tolerance_is_held_to(model: Path, xtool: Run) -> None:
     assert xtool("grow", model, "--to", 24, "-o", "g.st").code == 0
     done = xtool("grow", model, "--to", 24, "--tol", 1e-12, "-o", "h.st")
     assert done.code == 3
@@ -34,7 +34,7 @@ def test_a_tighter_tolerance_is_held_to(model: Path, xtool: Callable[..., Result
     assert xtool("grow", model, "--to", 24, "--tol", 0, "-o", "h.st").code == 2
 
 
-def test_the_loss_is_that_of_an_evaluation(model: Path, xtool: Callable[..., Result]) -> None:
+def test_the_loss_is_that_of_an_evaluation(model: Path, xtool: Run) -> None:
     done = xtool("grow", model, "--to", 16, "--method", "double", "--data", "data.st")
     assert done.code == 0
     words = done.err.rpartition("; loss ")[2].split()
@@ -45,7 +45,7 @@ def test_the_loss_is_that_of_an_evaluation(model: Path, xtool: Callable[..., Res
     assert abs(before - after) > 1e-3
 
 
-def test_new_classes_count_in_the_loss(xtool: Callable[..., Result], tmp_path: Path) -> None:
+def test_new_classes_count_in_the_loss(xtool: Run, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     assert xtool("prepare", "language", "text.txt", "-o", "book.st").code == 0
     assert xtool("train", "book.st", "--context", 16, *TINY, "--steps", 0).code == 0
@@ -55,7 +55,7 @@ def test_new_classes_count_in_the_loss(xtool: Callable[..., Result], tmp_path: P
     assert float(words[2]) > float(words[0]) + 1
 
 
-def test_data_that_does_not_fit_is_refused(model: Path, xtool: Callable[..., Result]) -> None:
+def test_data_that_does_not_fit_is_refused(model: Path, xtool: Run) -> None:
     sizes = ["--train-size", 8, "--dev-size", 4, "--test-size", 4, "--length", 10]
     assert xtool("prepare", "counting", *sizes, "-o", "short.st").code == 0
     done = xtool("grow", model, "--to", 16, "--data", "short.st", "-o", "g.st")
@@ -65,7 +65,7 @@ def test_data_that_does_not_fit_is_refused(model: Path, xtool: Callable[..., Res
 
 
 def test_a_proof_that_is_not_wanted_is_not_made_and_that_is_said(
-    model: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    model: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert xtool("grow", model, "--to", 16, "-o", "proved.st").code == 0
 

@@ -6,29 +6,25 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
-from conftest import Result
+from conftest import Result, Run
 
 from xtool import registry, rows
 from xtool.errors import Interrupted, XtoolError
 from xtool.rows import row
 from xtool.surgery import race
 from xtool.surgery.operators.pad import Pad
-from xtool.training.run import Run
 
 RACE = ["grow", "small.st", "--race", "--race-seeds", 2, "--threads", 1]
 SHORT = [*RACE, "--race-steps", 4]
 
 
 @pytest.fixture
-def small(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def small(data: Path, xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A trained model beside its data; temporary folders go to `temporary`."""
     dials = ["--d-model", 8, "--n-layers", 1, "--n-heads", 1, "--batch-size", 16, "--lr", 0.01]
     train = ["train", data, *dials, "--threads", 1, "-q"]
@@ -49,12 +45,12 @@ def ranking(done: Result) -> list[dict[str, Any]]:
 
 
 def test_every_operator_and_both_controls_race_at_equal_cost(
-    small: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    small: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = set()
     keep = race.train
 
-    def watched(run: Run, listener: Any) -> str:
+    def watched(run: Any, listener: Any) -> str:
         seen.add((run.steps_before, run.total_steps, run.dials["lr"], run.dials["batch_size"]))
         return keep(run, listener)
 
@@ -87,7 +83,7 @@ def test_every_operator_and_both_controls_race_at_equal_cost(
 
 
 def test_a_place_in_the_race_is_what_growing_and_training_by_hand_gives(
-    small: Path, xtool: Callable[..., Result]
+    small: Path, xtool: Run
 ) -> None:
     found = ranking(xtool(*SHORT, "--to", 12, "--seed", 3, "--format", "csv", "--data", "data.st"))
     by_hand = []
@@ -106,9 +102,7 @@ def test_a_place_in_the_race_is_what_growing_and_training_by_hand_gives(
     assert pad["value"] == pytest.approx(fmean(by_hand), rel=1e-12)
 
 
-def test_the_output_is_the_best_operators_file_before_training(
-    small: Path, xtool: Callable[..., Result]
-) -> None:
+def test_the_output_is_the_best_operators_file_before_training(small: Path, xtool: Run) -> None:
     done = xtool(*SHORT, "--to", 12, "--seed", 1, "-o", "best.st")
     assert (done.code, done.out) == (0, "best.st\n")
     assert re.search(r"not in the race: clone: `d_model` 8 -> 12 is not a whole factor", done.err)
@@ -123,9 +117,7 @@ def test_the_output_is_the_best_operators_file_before_training(
     assert not left(small)
 
 
-def test_a_budget_of_flops_gives_as_many_steps_as_fit(
-    small: Path, xtool: Callable[..., Result]
-) -> None:
+def test_a_budget_of_flops_gives_as_many_steps_as_fit(small: Path, xtool: Run) -> None:
     budget = 1.9e7
     found = ranking(xtool(*RACE, "--to", 12, "--race-flops", budget, "--format", "csv"))
     for one in found:
@@ -136,7 +128,7 @@ def test_a_budget_of_flops_gives_as_many_steps_as_fit(
 
 
 def test_an_operator_that_breaks_its_promise_does_not_end_the_race(
-    small: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    small: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Pad, "_gain", lambda self, growth, name, values, new: values)
     done = xtool(*SHORT, "--to", 16, "--format", "jsonl")
@@ -147,7 +139,7 @@ def test_an_operator_that_breaks_its_promise_does_not_end_the_race(
 
 
 def test_a_file_that_cannot_be_read_ends_the_race(
-    small: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    small: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise XtoolError("no room")
@@ -159,11 +151,11 @@ def test_a_file_that_cannot_be_read_ends_the_race(
 
 
 def test_an_interrupted_race_leaves_nothing(
-    small: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    small: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for error in (Interrupted("saved in x", "`--resume`"), KeyboardInterrupt()):
 
-        def fail(run: Run, listener: Any, error: BaseException = error) -> str:
+        def fail(run: Any, listener: Any, error: BaseException = error) -> str:
             assert left(small)
             raise error
 
@@ -236,9 +228,7 @@ def test_the_verdict_says_what_the_intervals_say(
     assert all(re.match(wanted, line) for wanted, line in zip(said, lines, strict=True))
 
 
-def test_options_that_do_not_go_together_are_refused(
-    small: Path, xtool: Callable[..., Result]
-) -> None:
+def test_options_that_do_not_go_together_are_refused(small: Path, xtool: Run) -> None:
     for args, message in (
         (["--race", "--method", "pad"], "takes one model, and every operator"),
         (["--race", "--race-seeds", 1], "an interval needs 2 or more"),

@@ -2,13 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result
+from conftest import Run
 
 from xtool.checkpoint import load
 from xtool.corpora import Text
@@ -19,7 +18,6 @@ from xtool.tasks._solvers import errors_of
 from xtool.tasks._table import parts_of
 from xtool.training.costs import costs_of
 
-Run = Callable[..., Result]
 TASK = {"dims": 6, "points": 15, "noise": 0.0, "nonzero": 2, "depth": 3, "hidden": 40}
 
 

@@ -3,20 +3,18 @@
 import csv
 import io
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result
+from conftest import Result, Run
 
 from xtool.archs import read_model
 from xtool.checkpoint import load, save
 from xtool.storage import Source
 from xtool.training import loop
 
-Run = Callable[..., Result]
 BASE = ["--threads", 1, "--quiet", "--batch-size", 8, "--precision", "fp64", "--lr", 0.01]
 DECAY = str(Path(__file__).parents[1] / "examples" / "decay.py")
 NETWORKS = {

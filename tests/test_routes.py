@@ -3,13 +3,12 @@
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result, configuration
+from conftest import Run, configuration
 from torch import Tensor
 
 from xtool.archs import read_model
@@ -47,7 +46,7 @@ def test_the_kernels_agree_and_so_do_their_gradients(causal: bool, heads: int) -
     "route", [one for one in routes.ROUTES if one != routes.DEFAULT and "flex" not in one]
 )
 def test_a_route_changes_no_more_than_rounding(
-    route: str, data: Path, xtool: Callable[..., Result], tmp_path: Path
+    route: str, data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     args = ["train", data, *RUN, "--steps", 10]
     assert xtool(*args, "--route", routes.DEFAULT, "-o", "a.st").code == 0
@@ -79,7 +78,7 @@ def test_rotary_positions_are_whole_numbers_in_bf16_too() -> None:
     assert (found - wanted).abs().max() < 0.02
 
 
-def test_flex_attention_has_the_same_windows(data: Path, xtool: Callable[..., Result]) -> None:
+def test_flex_attention_has_the_same_windows(data: Path, xtool: Run) -> None:
     done = xtool("train", data, *RUN, "--device", "cpu", "--route", "torch+flex", "-o", "a.st")
     assert (done.code, "trains on a GPU only" in done.err) == (2, True)
     for causal in (True, False):
@@ -117,7 +116,7 @@ def test_the_rule_is_of_processor_shape_and_precision(
 
 
 def test_a_route_that_rounds_is_rejected(
-    data: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    data: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(routes, "_zen", lambda: True)
     monkeypatch.setattr(routes, "error", lambda *args: 2.9e-3)
@@ -137,7 +136,7 @@ def test_the_error_is_that_of_float32_and_settings_come_back() -> None:
 
 
 def test_another_route_is_another_run(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args = ["train", data, *RUN, "--steps", 2, "--keep-state", "-o", "m.st"]
     assert xtool(*args).code == 0
@@ -151,9 +150,7 @@ def test_another_route_is_another_run(
     assert f"`route` is {own} there, {other} here" in done.err
 
 
-def test_bf16_rounds_products_and_keeps_weights(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_bf16_rounds_products_and_keeps_weights(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = ["train", data, *RUN, "--steps", 10, "--lr", 0.01]
     for precision in ("fp32", "bf16"):
         assert xtool(*args, "--precision", precision, "-o", f"{precision}.st").code == 0

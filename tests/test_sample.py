@@ -1,13 +1,12 @@
 """Sampling: the cache changes no logit, draws are those asked for, the text is whole."""
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result, configuration
+from conftest import Run, configuration
 from torch import Tensor
 
 from xtool.archs import build, start
@@ -18,7 +17,6 @@ from xtool.layers._cache import caching
 from xtool.tokenizers.byte import ByteTokenizer
 from xtool.tokenizers.char import CharTokenizer
 
-Run = Callable[..., Result]
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind\n" * 30
 KINDS: list[dict[str, Any]] = [
     {"positions": "none"},

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Result, configuration, make_model
+from conftest import Run, configuration, make_model
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -37,7 +36,6 @@ from xtool.tasks import open_data, task_of
 from xtool.tasks.counting import counts
 from xtool.tokenizers.char import CharTokenizer
 
-Run = Callable[..., Result]
 LAYERS, WIDTHS = 4, 4
 MIXES = [*product(range(WIDTHS), repeat=LAYERS)]
 COSTS = [[0, 4, 12, 28]] * LAYERS

@@ -1,12 +1,11 @@
 """The spectral operator: the promised singular values, aligned with the old matrix's own."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result, make_model
+from conftest import Run, make_model
 
 from xtool.axes import layout
 from xtool.checkpoint import Reader
@@ -180,9 +179,7 @@ def test_carry_keeps_the_scores_of_what_is_carried(planned: Any) -> None:
     assert not new[:, 8:].any()
 
 
-def test_the_command_says_that_it_is_approximate(
-    xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_the_command_says_that_it_is_approximate(xtool: Run, tmp_path: Path) -> None:
     make_model(tmp_path / "m.st")
     done = xtool("grow", "m.st", "--to", 24, "--method", "spectral", "--scale", "carry")
     assert done.code == 0, done.err

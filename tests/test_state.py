@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Result, configuration, make_model
+from conftest import Run, configuration, make_model
 from torch import Tensor, nn
 
 from xtool.archs import build, read_model
@@ -36,7 +36,7 @@ ON = ["--threads", 1, "-q", "--schedule", "constant", "--steps", 10]
 MADE: dict[tuple[str, ...], dict[str, bytes]] = {}
 
 
-def begin(xtool: Callable[..., Result], data: Path, *dials: object) -> None:
+def begin(xtool: Run, data: Path, *dials: object) -> None:
     """Train small.st for five steps and keep its state, and go on from it to a.st."""
     key = tuple(map(str, dials))
     if key not in MADE:
@@ -50,7 +50,7 @@ def begin(xtool: Callable[..., Result], data: Path, *dials: object) -> None:
         data.with_name(name).write_bytes(content)
 
 
-def go_on(xtool: Callable[..., Result], data: Path, parent: str, out: str, *args: object) -> None:
+def go_on(xtool: Run, data: Path, parent: str, out: str, *args: object) -> None:
     done = xtool("train", data, "--from", parent, *ON, "-o", out, *args)
     assert done.code == 0, done.err
 
@@ -60,7 +60,7 @@ def apart(small: str, grown: str) -> Proof:
         return compare(model_reader(one), model_reader(other), 0)
 
 
-def both_go_on(xtool: Callable[..., Result], data: Path, *growth: object) -> Proof:
+def both_go_on(xtool: Run, data: Path, *growth: object) -> Proof:
     """Ten steps of the small and of the grown state, and how far their logits are then apart."""
     done = xtool("grow", "small.resume.st", *growth, "-o", "grown.resume.st")
     assert done.code == 0, done.err
@@ -87,9 +87,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_cloned_state_trains_on_as_the_small_one(
-    case: str, data: Path, xtool: Callable[..., Result]
-) -> None:
+def test_a_cloned_state_trains_on_as_the_small_one(case: str, data: Path, xtool: Run) -> None:
     begin(xtool, data, *CASES[case])
     found = both_go_on(xtool, data, "--to", 24, *CLONE)
     assert found.difference <= 1e-10 * found.largest, found
@@ -102,7 +100,7 @@ def test_a_cloned_state_of_any_optimizer_trains_on_as_the_small_one(
     optimizer: str,
     case: str,
     data: Path,
-    xtool: Callable[..., Result],
+    xtool: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Torch's Muon makes the singular values equal in bfloat16, which hides what is exact.
@@ -117,7 +115,7 @@ def test_a_cloned_state_of_any_optimizer_trains_on_as_the_small_one(
     "growth", [["--d-ff", 64], ["--d-head", 8], ["--to", 16, "--d-ff", 96], ["--n-heads", 6]]
 )
 def test_one_axis_may_be_cloned_more_often_than_another(
-    growth: list[object], data: Path, xtool: Callable[..., Result]
+    growth: list[object], data: Path, xtool: Run
 ) -> None:
     begin(xtool, data, *CASES["two heads"])
     found = both_go_on(xtool, data, *growth, *CLONE)
@@ -140,7 +138,7 @@ def without(name: str) -> Callable[[state.Rule], state.Rule]:
 def test_every_part_of_the_rule_is_needed(
     broken: Callable[[state.Rule], state.Rule],
     data: Path,
-    xtool: Callable[..., Result],
+    xtool: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begin(xtool, data, *CASES["one head, tied"])
@@ -150,9 +148,7 @@ def test_every_part_of_the_rule_is_needed(
     assert found.difference > 1e-6 * found.largest, found
 
 
-def test_the_counters_are_needed(
-    data: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_counters_are_needed(data: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(xtool, data, *CASES["two heads"])
     kept = state.slot_tensors
     monkeypatch.setattr(
@@ -216,7 +212,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     [("clone", {"d_model": 48}), ("pad", {"d_model": 40, "n_layers": 3}), ("pad", {"d_head": 12})],
 )
 def test_the_gradient_of_carried_entries_is_what_the_rule_says(
-    method: str, changes: dict[str, int], norm: str, tmp_path: Path, xtool: Callable[..., Result]
+    method: str, changes: dict[str, int], norm: str, tmp_path: Path, xtool: Run
 ) -> None:
     make_model(tmp_path / "a.st", norm=norm, n_heads=1 if method == "clone" else 2, bias="all")
     flags = [
@@ -251,7 +247,7 @@ def test_the_gradient_of_carried_entries_is_what_the_rule_says(
     source.__exit__(None, None, None)
 
 
-def test_a_grown_state_grows_again(data: Path, xtool: Callable[..., Result]) -> None:
+def test_a_grown_state_grows_again(data: Path, xtool: Run) -> None:
     begin(xtool, data, *CASES["one head, tied"])
     assert xtool("grow", "small.resume.st", "--to", 16, *CLONE).code == 0
     go_on(xtool, data, "small.resume.st", "e.st", "--steps", 4, "--keep-state")
@@ -268,7 +264,7 @@ def test_a_grown_state_grows_again(data: Path, xtool: Callable[..., Result]) -> 
 
 
 def test_new_layers_have_no_moments_and_their_own_counter(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     begin(xtool, data, *CASES["two heads"])
     assert xtool("grow", "small.resume.st", "--n-layers", 4, "-o", "deep.resume.st").code == 0
@@ -295,7 +291,7 @@ def test_new_layers_have_no_moments_and_their_own_counter(
 
 
 def test_new_entries_begin_with_a_counter_of_their_own(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     begin(xtool, data, *TWO, "--norm", "rmsnorm", "--weight-decay", 0, "--adam-eps", 1e-12)
     assert xtool("grow", "small.resume.st", "--to", 12, "-o", "wide.resume.st").code == 0
@@ -354,7 +350,7 @@ def test_entries_of_any_age_are_corrected_for_it() -> None:
 def test_a_stopped_run_from_a_grown_state_resumes_to_the_same_bytes(
     growth: list[object],
     data: Path,
-    xtool: Callable[..., Result],
+    xtool: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -390,7 +386,7 @@ def test_a_stopped_run_from_a_grown_state_resumes_to_the_same_bytes(
 
 
 def test_the_lineage_goes_on_and_the_run_is_a_new_one(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     begin(xtool, data, *CASES["two heads"])
     assert xtool("grow", "small.resume.st", "--to", 16, *CLONE).out == "small-16.resume.st\n"
@@ -409,9 +405,7 @@ def test_the_lineage_goes_on_and_the_run_is_a_new_one(
     assert (dials["lr"], dials["beta1"], dials["weight_decay"]) == (0.5, 0.5, 0.1)
 
 
-def test_another_memory_of_the_gradient_is_spoken_of(
-    data: Path, xtool: Callable[..., Result]
-) -> None:
+def test_another_memory_of_the_gradient_is_spoken_of(data: Path, xtool: Run) -> None:
     begin(xtool, data, *CASES["two heads"])
     done = xtool("train", data, "--from", "small.resume.st", "--beta1", 0.5, "--steps", 0)
     assert done.code == 0
@@ -420,7 +414,7 @@ def test_another_memory_of_the_gradient_is_spoken_of(
 
 @pytest.mark.parametrize("method", ["double", "identity", "random"])
 def test_an_operator_without_a_rule_starts_the_optimizer_anew(
-    method: str, data: Path, xtool: Callable[..., Result], tmp_path: Path
+    method: str, data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     begin(xtool, data, *CASES["two heads"])
     done = xtool("grow", "small.resume.st", "--to", 16, "--method", method, "-o", "g.resume.st")
@@ -435,14 +429,14 @@ def test_an_operator_without_a_rule_starts_the_optimizer_anew(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_clipping_is_spoken_of(data: Path, xtool: Callable[..., Result]) -> None:
+def test_clipping_is_spoken_of(data: Path, xtool: Run) -> None:
     begin(xtool, data, *TWO, "--clip", 1)
     done = xtool("grow", "small.resume.st", "--to", 16)
     assert "the norm of all gradients, which growing changes" in done.err
 
 
 def test_a_grown_state_is_inspected_checked_and_the_same_each_time(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     begin(xtool, data, *CASES["two heads"])
     for out in ("b.resume.st", "c.resume.st"):
@@ -462,7 +456,7 @@ def test_a_grown_state_is_inspected_checked_and_the_same_each_time(
 
 
 def test_the_proof_runs_on_the_model_that_was_written(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, xtool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(xtool, data, *CASES["two heads"])
     rows = Plan.rows
@@ -472,9 +466,7 @@ def test_the_proof_runs_on_the_model_that_was_written(
     assert not (tmp_path / "small-16.resume.st").exists()
 
 
-def test_growing_a_state_says_what_it_would_do(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_growing_a_state_says_what_it_would_do(data: Path, xtool: Run, tmp_path: Path) -> None:
     begin(xtool, data, *CASES["two heads"])
     done = xtool("grow", "small.resume.st", "--to", 16, "--dry-run")
     assert (done.code, done.out) == (0, "")
@@ -512,7 +504,7 @@ def test_a_state_that_lacks_something_is_one_clear_error(
     harm: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     message: str,
     data: Path,
-    xtool: Callable[..., Result],
+    xtool: Run,
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "g.resume.st"
@@ -530,7 +522,7 @@ def test_a_state_that_lacks_something_is_one_clear_error(
 
 
 def test_squares_below_zero_are_no_state_to_go_on_from(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     header, tensors = state_file()
     name = f"optimizer/{UP}/exp_avg_sq"
@@ -553,9 +545,7 @@ def state_file() -> tuple[Header, dict[str, Tensor]]:
     return Header(kind="resume", config=config, training=training, lineage=[made]), tensors
 
 
-def test_a_grown_state_is_no_run_to_resume(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_a_grown_state_is_no_run_to_resume(data: Path, xtool: Run, tmp_path: Path) -> None:
     begin(xtool, data, *CASES["two heads"])
     assert xtool("grow", "small.resume.st", "--to", 16, "-q").code == 0
     before = (tmp_path / "small-16.resume.st").read_bytes()
@@ -572,7 +562,7 @@ def test_a_grown_state_is_no_run_to_resume(
 
 
 def test_heads_of_keys_that_become_several_keep_the_function_and_copy_the_moments(
-    data: Path, xtool: Callable[..., Result]
+    data: Path, xtool: Run
 ) -> None:
     begin(xtool, data, "--n-heads", 4, "--n-kv-heads", 2, "--positions", "rotary")
     done = xtool("grow", "small.resume.st", "--n-kv-heads", 4, "-o", "grown.resume.st")

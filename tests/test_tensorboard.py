@@ -3,11 +3,10 @@
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Result
+from conftest import Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from xtool.commands._tensorboard import TensorBoard
@@ -33,9 +32,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_tensorboard_has_the_rows(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path, replicas: int
-) -> None:
+def test_tensorboard_has_the_rows(data: Path, xtool: Run, tmp_path: Path, replicas: int) -> None:
     flags = ["--steps", 4, "--eval-every", 2, "--watch", "--log", "tensorboard", "--d-model", 8]
     (tmp_path / "m.tensorboard").mkdir()
     (tmp_path / "m.tensorboard" / "events.out.tfevents.1.old").write_text("an earlier run")
@@ -67,7 +64,7 @@ def test_tensorboard_hides_what_a_resumed_run_repeats(tmp_path: Path) -> None:
 
 
 def test_tensorboard_missing_is_one_line(
-    data: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    data: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     done = xtool("train", data, "--steps", 1, "--log", "tensorboard", "-q", "-o", "m.st")

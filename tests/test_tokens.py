@@ -1,6 +1,6 @@
 """Token vectors of nested models: their cosines, their tree, and pictures in which all is read."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Result, configuration, page_data
+from conftest import Run, configuration, page_data
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -29,7 +29,6 @@ from xtool.tokenizers._names import token_names
 from xtool.tokenizers.byte import ByteTokenizer
 from xtool.tokenizers.char import CharTokenizer
 
-Run = Callable[..., Result]
 ALPHABET = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 

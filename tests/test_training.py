@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result
+from conftest import Run
 
 from xtool import rows
 from xtool.archs import read_model
@@ -40,9 +39,7 @@ def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_loss_falls_and_the_rows_say_so(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_a_loss_falls_and_the_rows_say_so(data: Path, xtool: Run, tmp_path: Path) -> None:
     done = xtool("train", data, *TINY, "--epochs", 10, "--lr", 0.01, "-o", "m.st")
     assert (done.code, done.out) == (0, "m.st\n")
     rows = rows_of(tmp_path / "m.rows.jsonl")
@@ -97,7 +94,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(
     code: int,
     dials: list[object],
     data: Path,
-    xtool: Callable[..., Result],
+    xtool: Run,
     tmp_path: Path,
 ) -> None:
     args = ["train", data, *DROP, "--epochs", 3, "--keep-best", "--eval-every", 5, *dials]
@@ -127,7 +124,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(
 
 
 def test_a_run_that_stops_before_its_first_step_evaluates_once(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     args = ["train", data, *DROP, "--steps", 4, "--patience", 1, "--label", "x"]
     assert xtool(*args, "-o", "straight.st").code == 0
@@ -152,7 +149,7 @@ def test_a_resumed_run_counts_its_seconds_on(tmp_path: Path) -> None:
 
 
 def test_dials_are_saved_only_where_the_run_may_begin(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "m.rows.jsonl").touch()
     args = ["train", data, *TINY, "--steps", 1, "--save-config", "s.toml", "-o", "m.st"]
@@ -162,9 +159,7 @@ def test_dials_are_saved_only_where_the_run_may_begin(
     assert not (tmp_path / "s.toml").exists()
 
 
-def test_files_without_the_latest_dials_go_on(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_files_without_the_latest_dials_go_on(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = ["train", data, *TINY, "--steps", 4, "-o", "m.st"]
     assert xtool(*args, "--keep-state").code == 0
     for name in ("m.st", "m.resume.st"):
@@ -188,7 +183,7 @@ def test_files_without_the_latest_dials_go_on(
     ids=str,
 )
 def test_every_stored_field_of_the_state_matters(
-    dials: list[object], data: Path, xtool: Callable[..., Result], tmp_path: Path
+    dials: list[object], data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     args = ["train", data, *DROP, "--label", "x", "--eval-every", 5, *dials]
     assert xtool(*args, "--steps", 12, "-o", "whole.st").code == 0
@@ -231,9 +226,7 @@ def test_every_stored_field_of_the_state_matters(
     assert (tmp_path / "m.st").read_bytes() == (tmp_path / "whole.st").read_bytes()
 
 
-def test_rows_that_were_lost_are_spoken_of(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_rows_that_were_lost_are_spoken_of(data: Path, xtool: Run, tmp_path: Path) -> None:
     part = [str(a) for a in ["train", data, *TINY[:-3], "--steps", 12, "--save-every", 6]]
     stopped = [sys.executable, "-c", STOPPED, "7", "SIGKILL", *part, "-o", "m.st"]
     subprocess.run(stopped, check=False, capture_output=True)
@@ -243,9 +236,7 @@ def test_rows_that_were_lost_are_spoken_of(
     assert "1 rows before step 6, the run wrote" in done.err
 
 
-def test_the_state_of_another_run_is_refused(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_the_state_of_another_run_is_refused(data: Path, xtool: Run, tmp_path: Path) -> None:
     part = [str(a) for a in ["train", data, *TINY, "--steps", 12, "--save-every", 4, "-o", "m.st"]]
     subprocess.run(
         [sys.executable, "-c", STOPPED, "7", "SIGKILL", *part], check=False, capture_output=True
@@ -264,9 +255,7 @@ def test_the_state_of_another_run_is_refused(
     assert (tmp_path / "m.resume.st").exists()
 
 
-def test_zero_steps_write_the_untrained_model(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_zero_steps_write_the_untrained_model(data: Path, xtool: Run, tmp_path: Path) -> None:
     assert xtool("train", data, *TINY, "--steps", 0, "--seed", 3, "-o", "m.st").code == 0
     header, ours, model = read_model(tmp_path / "m.st")
     from xtool.layers.initial import initial
@@ -277,7 +266,7 @@ def test_zero_steps_write_the_untrained_model(
 
 
 def test_flops_are_counted_over_the_lineage_and_the_budget_holds(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     assert xtool("train", data, *TINY, "--epochs", 1, "-o", "a.st").code == 0
     first = read_model(tmp_path / "a.st")[0].training["progress"]
@@ -297,9 +286,7 @@ def test_flops_are_counted_over_the_lineage_and_the_budget_holds(
     assert second["lineage_epochs"] == pytest.approx(1 + second["epochs"])
 
 
-def test_reaching_a_metric_is_recorded_once(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_reaching_a_metric_is_recorded_once(data: Path, xtool: Run, tmp_path: Path) -> None:
     done = xtool(
         "train", data, *TINY, "--epochs", 6, "--lr", 0.01, "--reach", "loss=1.0", "-o", "m.st"
     )
@@ -320,7 +307,7 @@ def test_reaching_a_metric_is_recorded_once(
 
 
 def test_a_diverging_run_stops_and_leaves_the_last_good_state(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     args = ["train", data, *TINY, "--norm", "none", "-o", "m.st"]
     assert xtool(*args, "--steps", 24, "--keep-state").code == 0
@@ -334,7 +321,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_state(
 
 
 def test_a_run_that_diverges_between_looks_saves_no_state(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     args = [*TINY, "--norm", "none", "--lr", "1e30", "--steps", 60, "--save-every", 7]
     done = xtool("train", data, *args, "--eval-every", 60, "-o", "m.st")
@@ -344,15 +331,13 @@ def test_a_run_that_diverges_between_looks_saves_no_state(
 
 
 @pytest.mark.parametrize(("budget", "code"), [("1e18", 0), ("-1", 2), ("inf", 2)])
-def test_a_budget_of_flops_may_be_large(
-    budget: str, code: int, data: Path, xtool: Callable[..., Result]
-) -> None:
+def test_a_budget_of_flops_may_be_large(budget: str, code: int, data: Path, xtool: Run) -> None:
     done = xtool("train", data, *TINY, "--max-flops", budget, "--dry-run", "-o", "m.st")
     assert done.code == code, done.err
 
 
 def test_data_without_dev_leave_an_earlier_run_alone(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     header, tensors = load(data)
     save(tmp_path / "bare.st", header, {n: t for n, t in tensors.items() if "dev" not in n})
@@ -375,9 +360,7 @@ def test_a_row_that_lost_its_end_of_line_is_written_anew(tmp_path: Path) -> None
     assert [one["step"] for one in rows.read(path.read_text(), "x")] == [1, 2]
 
 
-def test_a_second_writer_on_one_output_is_refused(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_a_second_writer_on_one_output_is_refused(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = [
         str(a) for a in ["train", data, *TINY, "--epochs", 100000, "--eval-every", 50, "-o", "m.st"]
     ]
@@ -399,7 +382,7 @@ def test_a_second_writer_on_one_output_is_refused(
 
 
 def test_the_checkpoint_gives_dials_that_were_not_said(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     assert xtool("train", data, *TINY, "--lr", 0.02, "--steps", 1, "-o", "a.st").code == 0
     (tmp_path / "run.toml").write_text("[train]\nweight_decay = 0.5\nbatch_size = 4\n")
@@ -410,7 +393,7 @@ def test_the_checkpoint_gives_dials_that_were_not_said(
 
 
 def test_a_trained_model_keeps_its_shape_but_its_dropout_may_change(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     assert xtool("train", data, *TINY, "--steps", 1, "-o", "a.st").code == 0
     done = xtool("train", data, "--from", "a.st", "--d-model", 16, "--steps", 1, "-o", "b.st")
@@ -425,18 +408,14 @@ def test_a_trained_model_keeps_its_shape_but_its_dropout_may_change(
     assert read_model(tmp_path / "b.st")[0].config["dropout"] == 0.5
 
 
-def test_used_dials_can_be_saved_and_used_again(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_used_dials_can_be_saved_and_used_again(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = [*TINY, "--steps", 2, "--lr", 0.03]
     assert xtool("train", data, *args, "-o", "a.st", "--save-config", "run.toml").code == 0
     assert xtool("train", data, "--config", "run.toml", "-q", "-o", "b.st").code == 0
     assert (tmp_path / "a.st").read_bytes() == (tmp_path / "b.st").read_bytes()
 
 
-def test_a_damaged_model_is_not_trained_on(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_a_damaged_model_is_not_trained_on(data: Path, xtool: Run, tmp_path: Path) -> None:
     assert xtool("train", data, *TINY, "--steps", 1, "-o", "m.st").code == 0
     whole = bytearray((tmp_path / "m.st").read_bytes())
     whole[-1] ^= 1
@@ -447,7 +426,7 @@ def test_a_damaged_model_is_not_trained_on(
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     done = xtool("train", data, "--d-model", 8, "--dry-run")
     assert (done.code, done.out) == (0, "")
@@ -455,9 +434,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(
     assert [p.name for p in tmp_path.iterdir()] == ["data.st"]
 
 
-def test_double_precision_is_stored_and_run(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_double_precision_is_stored_and_run(data: Path, xtool: Run, tmp_path: Path) -> None:
     assert xtool("train", data, *TINY, "--precision", "fp64", "--steps", 2, "-o", "a.st").code == 0
     assert read_model(tmp_path / "a.st")[2].state_dict()["embed.weight"].dtype == torch.float64
 
@@ -480,7 +457,7 @@ def test_double_precision_is_stored_and_run(
     ],
 )
 def test_a_dial_outside_its_range_is_a_usage_error(
-    bad: list[str], data: Path, xtool: Callable[..., Result], tmp_path: Path
+    bad: list[str], data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     done = xtool("train", data, *bad, "-o", "m.st")
     assert done.code == 2, done
@@ -497,9 +474,7 @@ def test_schedules_rise_then_fall_to_a_tenth() -> None:
         assert falling == sorted(falling, reverse=True)
 
 
-def test_a_step_is_that_of_plain_torch(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_a_step_is_that_of_plain_torch(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = ["train", data, "--d-model", 8, "--threads", 1, "-q", "--precision", "fp64"]
     assert xtool(*args, "--steps", 0, "-o", "a.st").code == 0
     dials = ["--beta1", 0.8, "--beta2", 0.9, "--weight-decay", 0.3, "--clip", 0.05, "--lr", 0.02]
@@ -524,7 +499,7 @@ def test_a_step_is_that_of_plain_torch(
 
 
 def test_each_epoch_has_its_own_order_of_every_example(
-    data: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    data: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[int]] = []
     taken = Batches.rows
@@ -541,9 +516,7 @@ def test_each_epoch_has_its_own_order_of_every_example(
     assert first != second
 
 
-def test_the_best_is_the_lowest_dev_loss(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_the_best_is_the_lowest_dev_loss(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = [*TINY, "--epochs", 4, "--lr", 0.3, "--keep-best", "-o", "m.st"]
     assert xtool("train", data, *args).code == 0
     rows = rows_of(tmp_path / "m.rows.jsonl")
@@ -554,7 +527,7 @@ def test_the_best_is_the_lowest_dev_loss(
 
 @pytest.mark.parametrize("args", [["--lr", 1e20], ["--lr", 1e12, "--norm", "none"]])
 def test_a_run_that_diverges_at_once_is_one_line(
-    args: list[object], data: Path, xtool: Callable[..., Result], tmp_path: Path
+    args: list[object], data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     done = xtool("train", data, *TINY, *args, "--steps", 2, "--eval-every", 1, "-o", "m.st")
     assert done.code == 1
@@ -562,9 +535,7 @@ def test_a_run_that_diverges_at_once_is_one_line(
     assert not (tmp_path / "m.st").exists()
 
 
-def test_resuming_a_finished_run_leaves_its_state(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_resuming_a_finished_run_leaves_its_state(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = ["train", data, *TINY, "--steps", 3, "-o", "m.st"]
     assert xtool(*args, "--keep-state").code == 0
     before = {path.name: path.read_bytes() for path in tmp_path.glob("m.*st")}
@@ -574,7 +545,7 @@ def test_resuming_a_finished_run_leaves_its_state(
 
 
 def test_a_parents_rows_are_not_replaced_through_a_link(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     assert xtool("train", data, *TINY, "--steps", 1, "-o", "m.st").code == 0
     (tmp_path / "n.rows.jsonl").symlink_to("m.rows.jsonl")

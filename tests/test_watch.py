@@ -1,12 +1,11 @@
 """Watching: what the rows of a watched run say, against torch by hand."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Result, configuration
+from conftest import Run, configuration
 
 from xtool import rows
 from xtool.archs import build, read_model
@@ -24,9 +23,7 @@ def found(path: Path, metric: str, step: int) -> dict[Any, float]:
     return {one.get("part"): one["value"] for one in chosen}
 
 
-def test_norms_and_ratios_are_those_of_the_step(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_norms_and_ratios_are_those_of_the_step(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = ["train", data, *RUN, "--lr", 0.02, "--schedule", "linear"]
     watched = ["--steps", 2, "--eval-every", 1, "--watch", "--clip", 0.5, "-o", "m.st"]
     assert xtool(*args, "--clip", 0.5, "--steps", 0, "-o", "a.st").code == 0
@@ -48,16 +45,14 @@ def test_norms_and_ratios_are_those_of_the_step(
         assert found(tmp_path / "m.rows.jsonl", f"{unit}_per_second", 2)[None] > 0
 
 
-def test_the_parts_of_a_looped_model_have_names(data: Path, xtool: Callable[..., Result]) -> None:
+def test_the_parts_of_a_looped_model_have_names(data: Path, xtool: Run) -> None:
     loops = ["--arch", "looped", "--n-loops", 2, "--injection", "gated", "--steps", 1, "--watch"]
     assert xtool("train", data, *RUN, *loops, "-o", "m.st").code == 0
     norms = found(data.parent / "m.rows.jsonl", "gradient_norm", 1)
     assert set(norms) == {"embed", "blocks.0", "blocks.1", "head", "inject"}
 
 
-def test_the_update_is_over_the_weights(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_the_update_is_over_the_weights(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = ["train", data, *RUN, "--schedule", "constant"]
     for steps in (4, 5):
         done = xtool(*args, "--steps", steps, "--watch", "-o", f"{steps}.st")
@@ -71,7 +66,7 @@ def test_the_update_is_over_the_weights(
 
 
 def test_watching_changes_no_byte_and_replicas_are_as_alone(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
+    data: Path, xtool: Run, tmp_path: Path
 ) -> None:
     args = ["train", data, *RUN, "--steps", 3, "--clip", 0.1, "--label", "x"]
     assert xtool(*args, "-o", "plain.st").code == 0
@@ -97,7 +92,7 @@ def test_what_was_found_of_a_step_is_told_once() -> None:
 
 
 def test_what_gets_no_gradient_is_named(
-    data: Path, xtool: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    data: Path, xtool: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "no gradient" not in xtool("train", data, *RUN, "--steps", 2, "-o", "m.st").err
     monkeypatch.setattr(plain.Plain, "forward", lambda self, x: self.v(x))
@@ -113,9 +108,7 @@ def test_a_parameter_without_gradient_is_found() -> None:
     assert without_gradient(model) == ["0.weight", "0.bias"]
 
 
-def test_the_gradient_flow_is_drawn(
-    data: Path, xtool: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_the_gradient_flow_is_drawn(data: Path, xtool: Run, tmp_path: Path) -> None:
     args = ["train", data, *RUN, "--steps", 2, "--replicas", 3, "--watch", "-o", "m.st"]
     assert xtool(*args).code == 0
     done = xtool("plot", "m.rows.jsonl", "--kind", "gradient-flow", "-o", "flow.svg")

@@ -48,7 +48,7 @@ class Option:
     def choices(self) -> list[str]:
         """The values a choice may take; empty for a free value."""
         if self.type.startswith("@"):
-            return registry.names(self.type[1:])
+            return list(registry.names(self.type[1:]))
         return self.type.split("|") if "|" in self.type else []
 
     @property

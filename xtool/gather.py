@@ -4,14 +4,14 @@ A map gives, for each index of the new axis, the old index whose values it takes
 is none. The map of a product such as n_heads*d_head is composed from one map for each factor.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from xtool.axes import RESIDUAL, Layout
@@ -57,23 +57,6 @@ def axis_map(factors: tuple[tuple[int, int, Along], ...]) -> Int64[Tensor, " new
     return out
 
 
-def new_places(sizes: Sequence[tuple[int, int]], factor: int) -> Bool[Tensor, " new"]:
-    """Where an axis is new because of one of its factors, as a mask over the whole axis.
-
-    Args:
-        sizes: the old and new size of each factor.
-        factor: which.
-    """
-    masks = [
-        prefix(was, now) < 0 if place == factor else torch.zeros(now, dtype=torch.bool)
-        for place, (was, now) in enumerate(sizes)
-    ]
-    out = torch.zeros(1, dtype=torch.bool)
-    for mask in masks:
-        out = (out[:, None] | mask[None, :]).flatten()
-    return out
-
-
 @dataclass(frozen=True, eq=False)
 class Picked:
     """The first indices in an order of a user's or a measure's own, in place of the first ones."""
@@ -106,25 +89,13 @@ def prefixes(
         source: in the large one, where its name is another.
         orders: in which order the units of a factor come; the layer is that of the large one.
     """
-    source, found = source or name, []
+    source, known, found = source or name, orders or {}, []
     layer = old.layer(source)
     for axis in new.axes(name):
-        sizes = zip(
-            axis.factors, old.axis_sizes(source, axis), new.axis_sizes(name, axis), strict=True
-        )
-        known = orders or {}
-        found.append(
-            axis_map(
-                tuple(
-                    (
-                        was,
-                        now,
-                        known.get((str(factor), None if factor == RESIDUAL else layer), prefix),
-                    )
-                    for factor, was, now in sizes
-                )
-            )
-        )
+        was, now = old.axis_sizes(source, axis), new.axis_sizes(name, axis)
+        keys = [(str(one), None if one == RESIDUAL else layer) for one in axis.factors]
+        along = [known.get(key, prefix) for key in keys]
+        found.append(axis_map(tuple(zip(was, now, along, strict=True))))
     return found
 
 

@@ -54,13 +54,9 @@ def own_files(config: Mapping[str, Any]) -> list[str]:
     return [name for name in used if isinstance(name, str) and name.endswith(".py")]
 
 
-def names(folder: str) -> list[str]:
-    """The entries of a folder, such as `archs` or `surgery/operators`, in order."""
-    return list(_names(folder))
-
-
 @lru_cache
-def _names(folder: str) -> tuple[str, ...]:
+def names(folder: str) -> tuple[str, ...]:
+    """The entries of a folder, such as `archs` or `surgery/operators`, in order."""
     files = (ROOT / folder).glob("*.py")
     return tuple(sorted(f.stem.replace("_", "-") for f in files if not f.stem.startswith("_")))
 

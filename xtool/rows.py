@@ -92,12 +92,7 @@ def render(rows: Sequence[Row], form: str, columns: Sequence[str] | None = None)
         form: the format.
         columns: for tables, which columns; by default those of `TABLE` that have a value, the seed
             and replica where they differ, and the free columns.
-
-    Raises:
-        UsageError: unknown format.
     """
-    if form not in FORMATS:
-        raise unknown("format", form, FORMATS)
     if form == "jsonl":
         return to_jsonl(rows)
     if form == "csv":

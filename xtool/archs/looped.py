@@ -146,16 +146,9 @@ PRESETS = {
 }
 
 
-def fewest_of(config: Mapping[str, Any]) -> int:
-    """The fewest loops of training."""
-    given = config["loops_from"]
-    return int(config["n_loops"] if given is None else given)
-
-
-def last_of(config: Mapping[str, Any]) -> int:
-    """The last loops that the loss is of."""
-    given = config["loss_loops"]
-    return int(config["n_loops"] if given is None else given)
+def loops_of(config: Mapping[str, Any], name: str) -> int:
+    """The loops that a dial says, which are all unless given."""
+    return int(config["n_loops"] if config[name] is None else config[name])
 
 
 class Looped(Gpt):
@@ -169,7 +162,8 @@ class Looped(Gpt):
     def __init__(self, c: SimpleNamespace) -> None:
         super().__init__(c)
         self.inject = Inject(c.injection, c.d_model)
-        self.loops, self.fewest, self.last = c.n_loops, fewest_of(vars(c)), last_of(vars(c))
+        self.loops = c.n_loops
+        self.fewest, self.last = (loops_of(vars(c), n) for n in ("loops_from", "loss_loops"))
         self.by, self.every = c.loops_by, c.loops_every
         self.loop_norm, self.d_model = c.loop_norm, c.d_model
         self.each = c.n_layers // c.n_loops if getattr(c, "untied", False) else c.n_layers
@@ -296,7 +290,7 @@ class _Entry:
         c = GPT.configure(dials, shape)
         if not 1 <= c["n_loops"] <= MAX_LOOPS:
             raise UsageError(f"`n_loops` is {c['n_loops']}, it must be 1 to {MAX_LOOPS}")
-        fewest, last = fewest_of(c), last_of(c)
+        fewest, last = loops_of(c, "loops_from"), loops_of(c, "loss_loops")
         if not 1 <= fewest <= c["n_loops"]:
             raise UsageError(
                 f"`loops_from` is {fewest}, it must be 1 to `n_loops` ({c['n_loops']})",
@@ -339,7 +333,7 @@ class _Entry:
 
     def notes(self, config: Mapping[str, Any]) -> list[str]:
         """Where the loss has more loops than there are."""
-        loops, last = config["n_loops"], last_of(config)
+        loops, last = config["n_loops"], loops_of(config, "loss_loops")
         if last <= loops:
             return []
         return [f"`loss_loops` {last} is above `n_loops` {loops}: the loss is of all {loops}"]
@@ -359,10 +353,10 @@ class _Entry:
         """
         loop, rest = self._parts(config)
         read = 2 * config["context"] * config["d_model"] * (config.get("d_input") or 0)
-        fewest, every = fewest_of(config), config["loops_every"]
+        fewest, every = loops_of(config, "loops_from"), config["loops_every"]
         found = []
         for loops in range(fewest, config["n_loops"] + 1):
-            last = min(last_of(config), loops)
+            last = min(loops_of(config, "loss_loops"), loops)
             cost = (loops + 2 * last) * loop + 3 * (last * (rest - read) + read)
             found.append(((loops - fewest) * every, int(cost)))
         if config["loops_by"] == "random":

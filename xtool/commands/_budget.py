@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xtool.commands._ui import Notes, write_stdout
+from xtool.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,6 @@ def slice_each(
     from xtool.atomic import require_apart, require_writable
     from xtool.commands._resize import target
     from xtool.dataset import data_of
-    from xtool.errors import UsageError
     from xtool.surgery.slice import slice_model
 
     given = [name for name, text in budgets.items() if text]
@@ -157,7 +157,6 @@ def _scorer(path: Path, kind: str, where: Where) -> "tuple[Scorer, torch.device]
     """
     from xtool.archs import HEAD, axes_of, read_model
     from xtool.dataset import data_of
-    from xtool.errors import UsageError
     from xtool.evaluation.budgets import Scorer
     from xtool.tasks import fitted, open_data, task_of
     from xtool.training.devices import device_of
@@ -191,8 +190,6 @@ def amount(kind: str, text: str) -> float:
     Raises:
         UsageError: it is neither.
     """
-    from xtool.errors import UsageError
-
     match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?|\.\d{1,6})\s*([a-zA-Z]*)", text.strip())
     units = THOUSANDS if kind == "params" else SECONDS
     unit = match[2].lower() if match else "?"

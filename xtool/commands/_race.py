@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from xtool import registry
 from xtool.commands._ui import SAID, Notes, chosen_format, write_stdout
 from xtool.config import Option, options, resolve
+from xtool.errors import UsageError
 
 if TYPE_CHECKING:
     from xtool.surgery.race import Terms
@@ -93,7 +94,6 @@ def run_race(asked: Race, notes: Notes) -> None:
 
 
 def _check(asked: Race) -> None:
-    from xtool.errors import UsageError
 
     if asked.form and asked.out:
         raise UsageError(

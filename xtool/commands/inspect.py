@@ -14,6 +14,7 @@ from xtool import registry
 from xtool.commands._analyse import Wanted, analyse
 from xtool.commands._dials import completion
 from xtool.commands._ui import INPUT, OUTPUT, Notes, Own, Quiet, paths, write_stdout
+from xtool.errors import UsageError
 from xtool.rows import FORMATS
 
 if TYPE_CHECKING:
@@ -107,8 +108,6 @@ def inspect(
     Models are compared with the first. Give controls too: an untrained one (`xtool train DATA
     --steps 0`), and one of another seed.
     """
-    from xtool.errors import UsageError
-
     wanted = Wanted(parts, spectrum, similarity, tokens, groups, data, split, where or [], form)
     if wanted and (as_json or examples):
         raise UsageError("`--json` and `--examples` are not for rows", "`--format jsonl` is")

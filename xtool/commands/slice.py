@@ -25,6 +25,7 @@ from xtool.commands._ui import (
     write_stdout,
 )
 from xtool.config import Option, resolve
+from xtool.errors import UsageError
 
 LAYERS = "blocks: how many of the first ones, or which, as 0-3,5"
 CHOICES = [
@@ -101,8 +102,6 @@ def slice_(
 
     Their paths go to standard output.
     """
-    from xtool.errors import UsageError
-
     notes = Notes(quiet, verbose)
     layers = _layers(dials.pop("n_layers", None))
     given = dials | {"d_model": d_model, "vocab_size": vocab_size}
@@ -161,8 +160,6 @@ def _layers(text: str | None) -> int | list[int] | None:
     Raises:
         UsageError: neither.
     """
-    from xtool.errors import UsageError
-
     if text is None:
         return None
     found: list[int] = []

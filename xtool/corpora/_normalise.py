@@ -5,19 +5,13 @@ The rules are those of Matt Mahoney's text8 (http://mattmahoney.net/dc/textdata.
 
 import re
 
-DIGITS = dict(
-    zip(
-        "0123456789",
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"],
-        strict=True,
-    )
-)
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 ALPHABET = " abcdefghijklmnopqrstuvwxyz"
 
 
 def normalise(text: str) -> str:
     """`text` in lower case with every run of other characters as one space, none at the ends."""
-    spelled = re.sub(r"[0-9]", lambda match: f" {DIGITS[match[0]]} ", text.lower())
+    spelled = re.sub(r"[0-9]", lambda match: f" {DIGITS[int(match[0])]} ", text.lower())
     return re.sub(r"[^a-z]+", " ", spelled).strip()
 
 

@@ -17,21 +17,10 @@ def differences(
     """The mean of the paired differences over examples, with interval and p-value."""
     out = []
     for metric in ours:
-        if metric not in theirs or metric in BASELINES:
-            continue
-        pairs = (ours[metric] - theirs[metric]).tolist()
-        mean = estimate(pairs)
-        out.append(
-            row(
-                metric=f"{metric}_difference",
-                value=mean.value,
-                low=mean.low,
-                high=mean.high,
-                n=mean.n,
-                p_value=p_value(pairs),
-                **columns,
-            )
-        )
+        if metric in theirs and metric not in BASELINES:
+            pairs = (ours[metric] - theirs[metric]).tolist()
+            numbers = vars(estimate(pairs)) | {"p_value": p_value(pairs)}
+            out.append(row(metric=f"{metric}_difference", **numbers, **columns))
     return out
 
 

@@ -179,6 +179,14 @@ def look_of(number: int) -> tuple[str, str, str]:
     return COLOURS[place], MARKERS[place], LINES[turn % len(LINES)]
 
 
+def thousands(number: float, digits: int) -> str:
+    """So many digits of a number: 120k for 120,000."""
+    for least, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= least:
+            return f"{number / least:.{digits}g}{letter}"
+    return f"{number:g}"
+
+
 def error_bars(cells: Iterable[Estimate]) -> tuple[list[float], list[float]]:
     """How far each 95 % interval reaches below and above its value; 0 where there is none."""
     below, above = [], []

@@ -19,7 +19,6 @@ def curves(axes: Axes, request: Request) -> None:
     Raises:
         UsageError: `x` is not a number.
     """
-    assert request.by is not None
     require_numbers(request.rows, request.x)
     for number, (name, own) in enumerate(series_of(request.rows, request.by).items()):
         cells = sorted(summarise(own, [request.x]).items())

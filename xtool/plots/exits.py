@@ -19,7 +19,6 @@ NAMES = {"none": "all loops", "state": "until the state rests", "output": "until
 
 def exits(axes: Axes, request: Request) -> None:
     """A line for each rule of each series."""
-    assert request.by is not None
     for colour, (name, rows) in enumerate(series_of(request.rows, request.by).items()):
         for place, (rule, words) in enumerate(NAMES.items()):
             own = [one for one in rows if one.get("exit") == rule]

@@ -10,14 +10,19 @@ from matplotlib.axes import Axes
 
 from xtool.averages import summarise
 from xtool.plots import Plot, Request
-from xtool.plots._draw import look_of, require_numbers, series_label, series_of
+from xtool.plots._draw import (
+    look_of,
+    require_numbers,
+    series_label,
+    series_of,
+    thousands,
+)
 from xtool.rows import Row
 
 X = "params"
 BY = "label"
 Y = "loss"
 BASELINES = False
-UNITS = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
 
 
 def front(axes: Axes, request: Request) -> None:
@@ -52,21 +57,13 @@ def front(axes: Axes, request: Request) -> None:
             markeredgecolor="0.25", markeredgewidth=1.2, label="uniform sizes",
         )  # fmt: skip
     axes.margins(0.06)
-    axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+    axes.xaxis.set_major_formatter(lambda value, _: thousands(value, 4))
     axes.set_xlabel("parameters" if request.x == "params" else request.x.replace("_", " "))
 
 
 def _points(rows: list[Row], x: str) -> list[tuple[float, float]]:
     """Where sizes stand, from left to right."""
     return sorted((at, cell.value) for (at, _), cell in summarise(rows, [x, "size"]).items())
-
-
-def _short(value: float) -> str:
-    """120k for 120,000."""
-    for unit, letter in UNITS:
-        if abs(value) >= unit:
-            return f"{value / unit:.4g}{letter}"
-    return f"{value:g}"
 
 
 ENTRY: Plot = front

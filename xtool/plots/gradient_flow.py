@@ -14,7 +14,6 @@ LAST = True
 
 def gradient_flow(axes: Axes, request: Request) -> None:
     """A line a series over the parts in the order of the rows; the bars are the 95 % interval."""
-    assert request.by is not None
     parts = list(dict.fromkeys(str(one[request.x]) for one in request.rows))
     for number, (name, own) in enumerate(series_of(request.rows, request.by).items()):
         cells = {str(key[0]): cell for key, cell in summarise(own, [request.x]).items()}

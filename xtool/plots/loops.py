@@ -16,7 +16,6 @@ BY = "label"
 
 def loops(axes: Axes, request: Request) -> None:
     """A line a series, and an upright one at the loops of training."""
-    assert request.by is not None
     curves(axes, request)
     logarithmic(axes, request)
     series = series_of(request.rows, request.by)

@@ -21,6 +21,7 @@ from xtool.plots._draw import (
     require_numbers,
     series_label,
     series_of,
+    thousands,
 )
 
 X = "params"
@@ -39,7 +40,6 @@ def sizes(axes: Axes, request: Request) -> None:
     Raises:
         UsageError: `x` is not a number above 0.
     """
-    assert request.by is not None
     require_numbers(request.rows, request.x)
     if not all(one[request.x] > 0 for one in request.rows):
         raise UsageError(
@@ -90,7 +90,7 @@ def _label(axes: Axes, request: Request) -> None:
             groups.append([number])
     labels = []
     for group in groups:
-        lines = [f"{ticks[n][1]}\0({_short(ticks[n][0])})" for n in group]
+        lines = [f"{ticks[n][1]}\0({thousands(ticks[n][0], 3)})" for n in group]
         text = "\n".join(lines)
         labels.append(text.replace("\0", " ") if turned else re.sub("[ \0]", "\n", text))
     axes.minorticks_off()
@@ -101,14 +101,6 @@ def _label(axes: Axes, request: Request) -> None:
     middles = [fmean(ticks[n][0] for n in group) for group in groups]
     axes.set_xticks(middles, labels, rotation=90 if turned else 0)
     axes.set_xlabel("size (parameters)" if request.x == "params" else f"size ({request.x})")
-
-
-def _short(number: float) -> str:
-    """Three digits of a large number."""
-    for least, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= least:
-            return f"{number / least:.3g}{sign}"
-    return f"{number:g}"
 
 
 ENTRY: Plot = sizes

@@ -22,7 +22,6 @@ def windows(axes: Axes, request: Request) -> None:
     Raises:
         UsageError: `x` is not a number.
     """
-    assert request.by is not None
     require_numbers(request.rows, request.x)
     series = series_of(request.rows, request.by)
     for number, (name, own) in enumerate(series.items()):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xtool import registry
 from xtool.archs import SIZE, checked
-from xtool.axes import DATA, RESIDUAL, SIZES, Layout, fixed, holds, layout
+from xtool.axes import DATA, RESIDUAL, Layout, fixed, holds, layout
 from xtool.checkpoint import NAMES, Reader
 from xtool.errors import UsageError
 from xtool.layers.initial import initial
@@ -200,9 +200,6 @@ def _plan_one(
     if new_config.get("nest"):
         new_config |= {"nest": None, "nest_weights": None}
         new_config["arch"] = "gpt" if new_config["arch"] == "matryoshka" else new_config["arch"]
-    for name in SIZES:
-        if (new_config.get(name) or 0) < (old.config.get(name) or 0):
-            raise UsageError(f"`{name}` would shrink from {old.config[name]} to {new_config[name]}")
     if isinstance(operator, Adjusting):
         new_config |= operator.config(old.config, new_config)
     own = _own(method, dials)

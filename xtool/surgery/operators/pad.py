@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from xtool.axes import RESIDUAL
-from xtool.gather import new_places, prefix
+from xtool.gather import axis_map, prefix
 from xtool.layers.initial import initial
 from xtool.surgery.operators import Carry, Growth, Operator
 
@@ -60,7 +60,7 @@ class Pad:
             values = torch.where(_either(fresh, rows), new, values)
         if not averaged:
             return values.masked_fill_(_either(silent, rows), 0)
-        mean = self._mean(growth, name, values, found, silent, rows)
+        mean = self._mean(growth, name, values, found, silent)
         return torch.where(_either(silent, rows), mean, values)
 
     def carry(self, growth: Growth, name: str) -> Carry:
@@ -86,15 +86,15 @@ class Pad:
         """The new indices of one axis that must not be heard: written zero, or read with zero."""
         axis = growth.new.axes(name)[place]
         factors = growth.factors(name, axis)
-        sizes = [(one.old, one.new) for one in factors]
         product = growth.new.product(name)
-        out = torch.zeros(prod(new for _, new in sizes), dtype=torch.bool)
-        for at, factor in enumerate(factors):
+        out = torch.zeros(prod(one.new for one in factors), dtype=torch.bool)
+        for factor in factors:
             hidden = axis.role == "reads" and factor.name != RESIDUAL
             written = axis.role == "writes" and factor.name == RESIDUAL
             multiplied = product is not None and factor.name == product[0]
             if hidden or written or multiplied:
-                out |= new_places(sizes, at)
+                own = ((f.old if f is factor else f.new, f.new, prefix) for f in factors)
+                out |= axis_map(tuple(own)) < 0
         return out
 
     def _averaged(self, growth: Growth, name: str) -> bool:
@@ -102,25 +102,17 @@ class Pad:
         return growth.new.writes_residual(name) and growth.old.config.get("norm") == "layernorm"
 
     def _mean(
-        self,
-        growth: Growth,
-        name: str,
-        values: Tensor,
-        found: list[Tensor],
-        silent: list[Tensor],
-        rows: slice,
+        self, growth: Growth, name: str, values: Tensor, found: list[Tensor], silent: list[Tensor]
     ) -> Tensor:
         """What the silent entries of a writer hold under layernorm: the mean over old columns."""
         axes = growth.new.axes(name)
         old = growth.old.size(RESIDUAL)
         if len(axes) == 1:
-            return _column_mean(growth, name).expand_as(values)
+            return _column_mean(growth, name)
         if axes[1].role == "writes" and axes[1].factors == (RESIDUAL,):
-            return values[:, :old].mean(1, keepdim=True).expand_as(values)
+            return values[:, :old].mean(1, keepdim=True)
         mean = _column_mean(growth, name)[found[1].clamp(min=0)]  # (columns,)
-        mean = torch.where(found[1] < 0, 0.0, mean)
-        silent_columns = silent[1][None, :].expand_as(values)
-        return torch.where(silent_columns, 0.0, mean.expand_as(values))
+        return torch.where((found[1] < 0) | silent[1], 0.0, mean)
 
 
 def _either(masks: list[Tensor], rows: slice) -> Tensor:
