@@ -7,15 +7,12 @@ from shutil import which
 from subprocess import run
 
 import pytest
-import torch
 from conftest import Run, page_data
 
 from xtool import averages, plots, rows
 from xtool.archs import read_model
 from xtool.dataset import read_dataset
 from xtool.evaluation import models as evaluation
-from xtool.evaluation import score
-from xtool.tasks import task_of
 
 TINY = ["--d-model", 8, "--threads", 1, "--quiet", "--batch-size", 8]
 
@@ -41,17 +38,6 @@ def test_accuracy_is_that_of_counting_by_hand(models: Path, xtool: Run) -> None:
     assert found["majority"]["value"] == pytest.approx(float((dev.targets == 0).double().mean()))
     assert found["accuracy"]["digest"] == header.digest
     assert found["accuracy"]["lineage_seconds"] > 0
-
-
-def test_scores_do_not_depend_on_the_batch(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    header, _, model = read_model(models / "0.st")
-    dev = read_dataset(models / "data.st").split("dev")
-    task = task_of(header, "x")
-    whole = score.scores(model, task, dev)
-    monkeypatch.setattr(score, "BATCH", 5)
-    parts = score.scores(model, task, dev)
-    assert torch.equal(whole["accuracy"], parts["accuracy"])
-    assert torch.allclose(whole["loss"], parts["loss"], atol=1e-6)
 
 
 def test_seconds_come_from_a_journal_beside_the_model_first_by_name(

@@ -646,14 +646,6 @@ def test_a_slice_that_is_no_prefix_is_caught_and_leaves_nothing(
     assert os.listdir(tmp_path) == ["a.st"]
 
 
-def test_slicing_back_what_was_grown_in_depth_and_d_ff_gives_the_original(tmp_path: Path) -> None:
-    make_model(tmp_path / "a.st")
-    grow_to(tmp_path / "a.st", tmp_path / "b.st", "pad", n_layers=4, d_ff=100)
-    slice_model(tmp_path / "b.st", tmp_path / "c.st", {"n_layers": 2, "d_ff": 64})
-    old, back = (read_model(tmp_path / n)[2].state_dict() for n in ("a.st", "c.st"))
-    assert all(torch.equal(old[name], back[name]) for name in old)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -20,13 +20,6 @@ def test_rows_read_back_as_they_were_written(form: str) -> None:
     ]
 
 
-def test_csv_and_json_lines_hold_the_same_rows() -> None:
-    csv = rows.read(rows.render([ONE, TWO], "csv"), "x")
-    jsonl = rows.read(rows.render([ONE, TWO], "jsonl"), "x")
-    names = rows.columns_of(csv)
-    assert [[r.get(n) for n in names] for r in csv] == [[r.get(n) for n in names] for r in jsonl]
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
