@@ -60,7 +60,7 @@ class Reader:
         replica: int | None = None,
     ) -> None:
         self.source = source
-        self.layout = ours
+        self._layout = ours
         self.part = part
         self.replica = replica
         self._entries = {
@@ -72,8 +72,14 @@ class Reader:
             for name, entry in self._entries.items():
                 ours.check(name, entry.shape, str(source.path))
         if ours is not None and ours.replicas > 1 and replica is not None:
-            self.layout = layout(one_model(ours.config))
+            self._layout = layout(one_model(ours.config))
             self._entries = {n: _part(entry, replica) for n, entry in self._entries.items()}
+
+    @property
+    def layout(self) -> Layout:
+        """The axes of a model's tensors."""
+        assert self._layout is not None
+        return self._layout
 
     @property
     def names(self) -> list[str]:
@@ -105,7 +111,7 @@ class Reader:
         Raises:
             XtoolError: not in the file, or not finite.
         """
-        ties = self.layout.ties if self.layout else ()
+        ties = self._layout.ties if self._layout else ()
         stored = next((tie.stored for tie in ties if tie.alias == name), name)
         entry = self._entry(stored)
         data = self.source.read(entry.start, entry.stop - entry.start)

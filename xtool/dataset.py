@@ -16,7 +16,7 @@ from xtool.checkpoint import load, save
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.lineage import trained_on
-from xtool.storage import Source
+from xtool.storage import Source, header_of
 
 # What the header of a running text counts of each split beside its tokens.
 UNITS = {"char": "characters", "byte": "bytes"}
@@ -224,8 +224,7 @@ def data_of(model: Path, given: Path | None = None) -> Path:
     """
     if given:
         return given
-    with Source(model) as source:
-        wanted = trained_on(source.require_header("model", "resume").lineage)
+    wanted = trained_on(header_of(model, "model", "resume").lineage)
     if wanted is None:
         raise XtoolError("the model's lineage names no data", "give it with `--data`")
     for folder in dict.fromkeys((model.parent.resolve(), Path.cwd().resolve())):

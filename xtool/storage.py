@@ -249,3 +249,9 @@ def digest_place(raw: bytes, digest: str, where: str) -> int:
     if raw.count(needle) != 1:
         raise XtoolError(f"{where}: the header does not hold its digest exactly once")
     return raw.index(needle) + len(b'\\"digest\\":\\"')
+
+
+def header_of(path: Path, *kinds: str) -> Header:
+    """The header of a file of ours, of one of these kinds; see `Source.require_header`."""
+    with Source(path) as source:
+        return source.require_header(*kinds)

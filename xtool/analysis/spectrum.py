@@ -49,7 +49,6 @@ def distance(ours: Float64[Tensor, " n"], theirs: Float64[Tensor, " m"]) -> floa
 
 def spectra(reader: Reader) -> Iterator[tuple[str, Float64[Tensor, " rank"]]]:
     """The spectrum of each matrix of a model but its fixed tables; one is in memory at a time."""
-    assert reader.layout is not None
     for name in reader.names:
         if len(reader.shape(name)) == 2 and not reader.layout.is_frozen(name):
             yield name, spectrum(reader.tensor(name))
@@ -93,7 +92,6 @@ def spectrum_rows(
 def model_columns(reader: Reader, label: str) -> dict[str, Any]:
     """The columns of a row that say which model it is of."""
     header = reader.source.require_header("model")
-    assert reader.layout is not None
     learnt = [name for name in reader.names if not reader.layout.is_frozen(name)]
     params = sum(prod(reader.shape(name)) for name in learnt)
     return columns_of_model(header, params) | {"label": label, "digest": header.digest}

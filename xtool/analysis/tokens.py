@@ -113,7 +113,6 @@ def _groups(text: str, tokens: Sequence[str]) -> list[str | None]:
 
 def _table(reader: Reader) -> str:
     """The name of the token table."""
-    assert reader.layout is not None
     where = reader.source.path
     for name in reader.names:
         axes = [axis.factors for axis in reader.layout.axes(name)]

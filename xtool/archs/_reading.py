@@ -20,7 +20,7 @@ from xtool.config import check_model
 from xtool.errors import XtoolError
 from xtool.gather import gather, prefixes
 from xtool.header import Header
-from xtool.storage import Source
+from xtool.storage import Source, header_of
 
 
 def model_header(path: Path) -> Header:
@@ -29,10 +29,9 @@ def model_header(path: Path) -> Header:
     Raises:
         XtoolError: it is not.
     """
-    with Source(path) as source:
-        header = source.require_header("model")
-        check_model(header.config, str(path))
-        return header
+    header = header_of(path, "model")
+    check_model(header.config, str(path))
+    return header
 
 
 def fill(model: nn.Module, ours: Layout, reader: Reader, more: bool = False) -> None:
@@ -78,7 +77,6 @@ def open_model(
         CheckFailed: the digest does not match.
     """
     reader = model_reader(source, verify, kind, replica)
-    assert reader.layout is not None
     require_names(empty(reader.layout.config), reader.layout, reader)
     return reader
 
@@ -94,7 +92,6 @@ def stored_stages(reader: Reader) -> list[tuple[str, Callable[[], Stage]]]:
     Returns:
         the prefix of each stage's names, and what reads its tensors and gives it.
     """
-    assert reader.layout is not None
     model = empty(reader.layout.config).eval()
     stored = set(model.state_dict())
     return [

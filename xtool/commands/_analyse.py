@@ -52,7 +52,7 @@ def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
     from xtool.config import check_model
     from xtool.dataset import data_of
     from xtool.errors import UsageError
-    from xtool.storage import Source
+    from xtool.storage import header_of
     from xtool.tasks import open_data
 
     form = chosen_format(wanted.form)
@@ -62,8 +62,7 @@ def analyse(paths: Sequence[Path], wanted: Wanted, notes: Notes) -> None:
     rows = []
     if wanted.parts:
         for path, name in zip(paths, names, strict=True):
-            with Source(path) as source:
-                config = source.require_header("model", "resume").config
+            config = header_of(path, "model", "resume").config
             check_model(config, str(path))
             rows += part_rows(config, name)
     if wanted.spectrum:

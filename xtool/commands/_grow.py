@@ -11,7 +11,7 @@ from xtool.commands._resize import places, target
 from xtool.commands._ui import Notes, write_stdout
 from xtool.config import options
 from xtool.errors import UsageError
-from xtool.storage import Source
+from xtool.storage import Source, header_of
 from xtool.surgery.grow import Proving, grow
 from xtool.surgery.plan import Plan, plan
 from xtool.surgery.state import grow_state, notes_on, state_reader
@@ -80,8 +80,7 @@ def _foretell(path: Path, asked: Asked, notes: Notes) -> None:
 
 def _grow(path: Path, asked: Asked, proving: Proving, notes: Notes) -> None:
     place = asked.target(path)
-    with Source(path) as source:
-        header = source.require_header("model", "resume")
+    header = header_of(path, "model", "resume")
     whole = header.kind == "resume"
     grow_one = grow_state if whole else grow
     chosen, found, digest = grow_one(path, place, asked.plan, proving)

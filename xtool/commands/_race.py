@@ -110,13 +110,12 @@ def _check(asked: Race) -> None:
 def _terms(asked: Race, data_path: Path, dials: Mapping[str, Mapping[str, Any]]) -> "Terms":
     """The terms of the race: the training dials are the small model's, as with `train --from`."""
     from xtool.commands._train import LENGTH
-    from xtool.storage import Source
+    from xtool.storage import header_of
     from xtool.surgery.race import Terms
     from xtool.tasks import defaults, open_data
     from xtool.training.dials import REPORT, RESULT
 
-    with Source(asked.small) as source:
-        header = source.require_header("model")
+    header = header_of(asked.small, "model")
     data = open_data(data_path)
     own = resolve(RACE, asked.layers)
     steps = STEPS if own["race_steps"] is None else own["race_steps"]

@@ -8,7 +8,6 @@ from xtool.archs import read_model
 from xtool.dataset import data_of
 from xtool.evaluation.importance import calibrating, orders
 from xtool.evaluation.score import scores
-from xtool.gather import Orders
 from xtool.surgery.slice import slice_model
 from xtool.tasks import fitted, open_data, task_of
 
@@ -18,22 +17,12 @@ def slice_sorted(
 ) -> tuple[str, str]:
     """Cut a model by importance; what was done and what it costs, and the digest of the result."""
     examples = data_of(path, data)
-    kept = orders_of(path, examples, replica)
+    header, ours, model = read_model(path, replica)
+    kept = orders(model, ours, calibrating(fitted(open_data(examples), header, str(examples))))
     changed, digest = slice_model(path, place, wanted, replica, orders=kept)
     before, after = losses(path, place, examples, replica)
     said = ", ".join(changed) or "sorted"
     return f"{said}; approximate: loss {before:.4f} -> {after:.4f} on dev", digest
-
-
-def orders_of(path: Path, data: Path, replica: int | None) -> Orders:
-    """The order of a model's units by importance, on the first examples of the training split.
-
-    Raises:
-        UsageError: units that cannot change their places.
-    """
-    header, ours, model = read_model(path, replica)
-    found = fitted(open_data(data), header, str(data))
-    return orders(model, ours, calibrating(found))
 
 
 def losses(path: Path, small: Path, data: Path, replica: int | None) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from xtool.config import check_model, model_options, options, resolve, with_late
 from xtool.dataset import data_of
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
-from xtool.storage import Source
+from xtool.storage import header_of
 from xtool.tasks import defaults, make_data, open_data, task_of
 from xtool.training.configs import fresh_config, preset, trained_config
 from xtool.training.dials import CONTEXT, REPORT, RESULT
@@ -159,10 +159,9 @@ def outputs(out: Path) -> list[Path]:
 
 
 def _header(path: Path) -> Header:
-    with Source(path) as source:
-        header = source.require_header("model", "resume")
-        check_model(header.config, str(path))
-        return header.model_copy(update={"config": with_later(header.config)})
+    header = header_of(path, "model", "resume")
+    check_model(header.config, str(path))
+    return header.model_copy(update={"config": with_later(header.config)})
 
 
 def _default_data(asked: Asked, parent: Header | None, notes: Notes) -> Path:
@@ -212,8 +211,7 @@ def _saved(out: Path, asked: Asked, notes: Notes) -> Header | None:
             raise XtoolError(f"{out}: the run is finished, there is nothing to resume")
         notes.say(f"nothing to resume ({path} is not there): starting from the beginning")
         return None
-    with Source(path) as source:
-        return source.require_header("resume")
+    return header_of(path, "resume")
 
 
 def _training_dials(

@@ -245,11 +245,10 @@ def _categories(path: Path) -> str:
     """
     from xtool.categories import category_text
     from xtool.errors import XtoolError
-    from xtool.storage import Source
+    from xtool.storage import header_of
     from xtool.tokenizers import texts_of
 
-    with Source(path) as source:
-        header = source.require_header("model")
+    header = header_of(path, "model")
     groups = header.training.get("categories")
     if not groups:
         raise XtoolError(

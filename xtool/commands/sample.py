@@ -97,10 +97,9 @@ def _changes(place: Path, size: str) -> dict[str, Any]:
         UsageError: it has no such size.
     """
     from xtool.archs import parse_size, require_size
-    from xtool.storage import Source
+    from xtool.storage import header_of
 
-    with Source(place) as source:
-        config = {"nest": None, **source.require_header("model").config}
+    config = {"nest": None, **header_of(place, "model").config}
     found = parse_size(size, config)
     require_size(config, found, str(place))
     return dict(found.changes)

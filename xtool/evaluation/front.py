@@ -13,7 +13,7 @@ from xtool.evaluation.budgets import Sizes
 from xtool.evaluation.models import Evaluator
 from xtool.evaluation.search import MOST, Losses, explore, on_front
 from xtool.rows import Row
-from xtool.storage import Source
+from xtool.storage import header_of
 
 
 def front_rows(evaluator: Evaluator, path: Path, label: str | None, count: int) -> list[Row]:
@@ -29,8 +29,7 @@ def front_rows(evaluator: Evaluator, path: Path, label: str | None, count: int) 
         UsageError: a model that is not nested, a file of several, or several splits.
         XtoolError: see `Evaluator.rows`.
     """
-    with Source(path) as source:
-        header = source.require_header("model")
+    header = header_of(path, "model")
     if not axes_of(header.config):
         raise UsageError(f"{path}: is not nested, so it has no front", "`xtool train --nest`")
     if header.replicas > 1:

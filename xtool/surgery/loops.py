@@ -44,7 +44,6 @@ def unroll(path: Path, out: Path) -> tuple[str, Proof]:
     """
     with Source(path) as source:
         reader = _one_model(source)
-        assert reader.layout is not None
         config = dict(reader.layout.config)
         if config["arch"] != "looped" or config.get("untied"):
             raise UsageError(f"{path}: its loops do not share blocks", "unroll a looped model")
@@ -86,7 +85,6 @@ def fold(
     """
     with Source(path) as source:
         reader = _one_model(source)
-        assert reader.layout is not None
         config = dict(reader.layout.config)
         untied = config["arch"] == "looped" and config.get("untied")
         if config["arch"] != "gpt" and not untied:
@@ -154,7 +152,6 @@ def _write(
 ) -> Proof:
     """Write the model whose layers are the means of old ones, and compare."""
     header = reader.source.require_header()
-    assert reader.layout is not None
     if config.get("nest"):
         config = {**config, "nest": None, "nest_weights": None}
     new = layout(checked(config))
@@ -189,7 +186,6 @@ class Values:
     """
 
     def __init__(self, reader: Reader, new: Layout, sources: Sources) -> None:
-        assert reader.layout is not None
         self.reader, self.old, self.new, self.sources = reader, reader.layout, new, sources
         self.each = self.old.config["n_layers"]  # layers of an old loop whose blocks are shared
         self._kept: tuple[str, Any] = ("", None)

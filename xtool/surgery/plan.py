@@ -135,7 +135,6 @@ def plan(
     Raises:
         UsageError: nothing grows, something shrinks, or the operator refuses; the reason is given.
     """
-    assert reader.layout is not None
     config = reader.layout.config
     layers: list[int] = []
     if method != "auto":
@@ -193,7 +192,6 @@ def _plan_one(
     seed: int,
     layers: list[int],
 ) -> Plan:
-    assert reader.layout is not None
     old = reader.layout
     operator: Operator = registry.load("surgery/operators", method)
     new_config = resized(old.config, changes, keep_heads=True)

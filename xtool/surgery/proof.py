@@ -101,7 +101,6 @@ def compare(
     Raises:
         XtoolError: the small model's own logits are NaN or infinite, or the data do not fit it.
     """
-    assert small.layout is not None
     config = small.layout.config
     generator = torch.Generator().manual_seed(derive(seed, "proof"))
     length = min(config["context"], POSITIONS)

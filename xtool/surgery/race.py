@@ -24,7 +24,7 @@ from xtool.intervals import Estimate, estimate, p_value
 from xtool.layers.initial import initial
 from xtool.rows import Row, row
 from xtool.seeds import derive
-from xtool.storage import Source
+from xtool.storage import Source, header_of
 from xtool.surgery.grow import grow
 from xtool.surgery.operators import Fitted
 from xtool.surgery.plan import plan, promise
@@ -180,8 +180,7 @@ def _trial(terms: Terms, label: str, method: str, seed: int) -> tuple[float, Row
             small = folder / "untrained.st"
             _write_untrained(terms.small, small, seed)
         grow(small, grown, lambda r: plan(r, terms.changes, method, terms.dials[method], seed))
-        with Source(grown) as source:
-            header = source.require_header("model")
+        header = header_of(grown, "model")
         dials = {**terms.training, "seed": seed, "eval_every": NEVER}
         if terms.flops is not None:
             before = header.training.get("progress", {}).get("lineage_flops", 0)
@@ -207,7 +206,6 @@ def _write_untrained(small: Path, out: Path, seed: int) -> None:
     """
     with Source(small) as source:
         reader = model_reader(source)
-        assert reader.layout is not None
         own = derive(seed, "untrained")
         tensors = {
             name: initial(reader.layout, name, own).to(reader.dtype(name)) for name in reader.names

@@ -125,7 +125,6 @@ class _OldState:
     """The optimizer's part of the small state: moments by rows, factors and ages by name."""
 
     def __init__(self, source: Source, model: Reader) -> None:
-        assert model.layout is not None
         self.reader = Reader(source, part=PART)
         self.where = str(source.path)
         header = source.require_header("resume")

@@ -261,10 +261,9 @@ def load_state(run: Run, path: Path) -> dict[str, Slot]:
 
 def require_same_run(run: Run, path: Path) -> None:
     """Raise XtoolError unless the file's lineage is this run's."""
-    from xtool.storage import Source
+    from xtool.storage import header_of
 
-    with Source(path) as source:
-        header = source.require_header("resume")
+    header = header_of(path, "resume")
     if not header.lineage or "position" not in header.training:
         raise XtoolError(f"{path}: its header names no run or no position", "`--force` starts over")
     theirs, ours = header.lineage[-1], run.lineage[-1]
