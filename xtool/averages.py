@@ -171,9 +171,9 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
     """Differences of every other label from one, paired by `over`, such as `seed`.
 
     Returns:
-        a row for each label, metric, split and nested size, named `accuracy_difference`, with a t
-        interval, the p-value of a two-sided paired t test, and `n` the number of pairs; one pair
-        has neither interval nor p-value.
+        a row for each label, metric, split, nested size and what was asked of it (loops, examples),
+        named `accuracy_difference`, with a t interval, the p-value of a two-sided paired t test,
+        and `n` the number of pairs; one pair has neither interval nor p-value.
 
     Raises:
         UsageError: no such label, two rows of one label that only `over` could tell apart, a row
@@ -184,7 +184,8 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
         # Exact methods stand beside the models and have no seed.
         if one["metric"] in BASELINES or (one.get("arch") is None and one.get(over) is None):
             continue
-        found = labels.setdefault((one["label"], one["metric"], one["split"], one.get("size")), {})
+        told = tuple((name, one.get(name)) for name in ("size", *ASKED))
+        found = labels.setdefault((one["label"], one["metric"], one["split"], told), {})
         if one.get(over) in found:
             raise UsageError(
                 f"two rows of `{one['label']}` have {over} {one.get(over)}",
@@ -194,10 +195,10 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
     if all(name != label for name, *_ in labels):
         raise unknown("label", label, {str(one["label"]) for one in rows})
     out = []
-    for (name, metric, split, size), found in labels.items():
+    for (name, metric, split, told), found in labels.items():
         if name == label:
             continue
-        base = labels.get((label, metric, split, size), {})
+        base = labels.get((label, metric, split, told), {})
         lone = [value for value in found if value not in base]
         if lone:
             raise UsageError(f"`{label}` has no row of {over} {lone[0]} to pair with `{name}`")
@@ -214,7 +215,7 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
         numbers = dict(vars(mean))
         numbers["sd"] = stdev(pairs) if len(pairs) > 1 else None
         kept = {c: first.get(c) for c in ("arch", "task", "data", "split", "device")}
-        kept |= {} if size is None else {"size": size}
+        kept |= {column: value for column, value in told if value is not None}
         metric = f"{first['metric']}_difference"
         made = row(label=name, metric=metric, **kept, **numbers)
         chance = p_value(pairs) if len(pairs) > 1 else None

@@ -19,6 +19,7 @@ from xtool.lineage import trained_on
 from xtool.storage import Source, header_of
 
 # What the header of a running text counts of each split beside its tokens.
+LARGEST_EPOCH = 1 << 40
 UNITS = {"char": "characters", "byte": "bytes"}
 
 
@@ -88,10 +89,6 @@ class Drawn(Split):
 
     def __len__(self) -> int:
         return self.size
-
-    def order(self, generator: torch.Generator) -> Tensor:
-        """None is better than another, (N,)."""
-        return torch.arange(self.size)
 
 
 def windows(tokens: Tensor, context: int, units: Mapping[str, float]) -> Split:
@@ -191,7 +188,7 @@ def read_dataset(path: Path) -> Dataset:
         splits[name] = Split(inputs, targets, extra=extra)
     sizes = header.task.get("sizes", {})
     if isinstance(sizes, dict) and (size := sizes.get("epoch")):
-        if type(size) is not int or size < 1:
+        if type(size) is not int or not 1 <= size <= LARGEST_EPOCH:
             raise XtoolError(f"{path}: the header's epoch has {str(size)[:40]!r} examples")
         splits["train"] = Drawn.of(size, tensors.get("train.rows"))
     if "train" not in splits:

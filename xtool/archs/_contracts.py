@@ -113,6 +113,9 @@ class Loops(Protocol):
     ) -> Iterator[After]:
         """The logits and the state after each of so many loops, in one pass."""
 
+    def begin(self, inputs: Num[Tensor, "B T *d"], between: Between | None = None) -> After | None:
+        """The logits and the state before the first loop, unless that begins with nothing."""
+
 
 @runtime_checkable
 class Compiling(Protocol):

@@ -203,6 +203,14 @@ class Looped(Gpt):
         for z in self.states(self.read(inputs), loops, between=between):
             yield After(self._scored(z), z)
 
+    def begin(self, inputs: Num[Tensor, "B T *d"], between: Between | None = None) -> After | None:
+        """The embedded input, where it is not injected later."""
+        if not self.inject.nothing:
+            return None
+        e = self.read(inputs)
+        e = between.at("input", e, self.count) if between else e
+        return After(self._scored(e), e)
+
     def read(self, inputs: Num[Tensor, "B T *d"]) -> Float[Tensor, "B RT D"]:
         """The embedded input, behind the registers."""
         e: Tensor = self.embed(inputs)

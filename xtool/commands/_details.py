@@ -25,10 +25,10 @@ def details_of(
         UsageError: they are not what they should be, or a mask stands alone.
     """
     return DetailRequest(
-        _range(loops, f"--loops {loops}", 1, MOST_LOOPS) if loops else [],
+        _range(loops, f"--loops {loops}", 1, MOST_LOOPS) if loops is not None else [],
         by_examples,
         residual,
-        _thresholds(exits) if exits else [],
+        _thresholds(exits) if exits is not None else [],
         _between(mask, keep, noise),
     )
 
@@ -54,7 +54,7 @@ def _range(text: str, where: str, least: int, most: int) -> list[int]:
         raise UsageError(
             f"`{where}` are not rising numbers of {least} to {most}", "such as 1:100 or 1,5,20"
         )
-    return parts
+    return list(dict.fromkeys(parts))
 
 
 def _thresholds(text: str) -> list[float]:

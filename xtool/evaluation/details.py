@@ -140,7 +140,7 @@ def _looped(
     if asked.residual and not asked.loops:
         wanted |= set(range(1, most + 1))
     exits = [_Exit(move, threshold) for threshold in asked.exits for move in MOVES]
-    before: After | None = None
+    before = model.begin(inputs, between) if asked.residual or exits else None
     for done, after in enumerate(model.every_loop(inputs, most, between), 1):
         moved = _moved(before, after) if asked.residual or exits else {}
         of_loop: Columns = {"loops": done, "n_loops": model.loops}

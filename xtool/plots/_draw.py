@@ -85,7 +85,12 @@ def request(
 
 
 def _baselines(rows: Sequence[Row], chosen: Sequence[Row], y: str) -> list[Row]:
-    """The baselines of a metric on the splits that are drawn, each if it is one number."""
+    """The baselines of a metric on the splits that are drawn, each if it is one number.
+
+    Models of different data have none in common.
+    """
+    if len({one.get("data") for one in chosen if one.get("data")}) > 1:
+        return []
     splits = {one.get("split") for one in chosen}
     found: dict[str, dict[float, Row]] = {}
     for one in rows:
@@ -200,8 +205,9 @@ def logarithmic(axes: Axes, request: Request) -> None:
     """Make the axis of squared errors logarithmic, unless a model's error is 0.
 
     It begins just below the smallest error of a model, or of a baseline that is up to a hundred
-    times smaller. Baselines further down are not drawn; exact methods among the rows leave the
-    picture at its lower edge.
+    times smaller, and ends above the largest interval, or a baseline up to ten times larger.
+    Baselines further away are not drawn; exact methods among the rows leave the picture at its
+    lower edge.
     """
     errors = [one["value"] for one in request.rows if one.get("arch")]
     if request.y != "squared_error" or not errors or min(errors) <= 0:
@@ -209,7 +215,9 @@ def logarithmic(axes: Axes, request: Request) -> None:
     least = min(errors)
     least = min([least, *(one["value"] for one in request.baselines if one["value"] > least / 100)])
     axes.set_yscale("log")
-    axes.set_ylim(least / 1.5, 1.3 * max(one["value"] for one in request.rows))
+    most = float(axes.dataLim.y1)
+    most = max([most, *(one["value"] for one in request.baselines if one["value"] < 10 * most)])
+    axes.set_ylim(least / 1.5, 1.3 * most)
     few = axes.get_ylim()[1] < 100 * axes.get_ylim()[0]
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))

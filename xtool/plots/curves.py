@@ -2,12 +2,14 @@
 
 from matplotlib.axes import Axes
 
-from xtool.averages import summarise
+from xtool.averages import LENGTHS, summarise
 from xtool.plots import Plot, Request
 from xtool.plots._draw import look_of, require_numbers, series_label, series_of
 
 X = "lineage_epoch"
 BY = "label"
+# A run may be at one place of these at several of its steps, as where one run ends and goes on.
+ALONG = (*LENGTHS, "flops", "lineage_flops", "seconds", "lineage_seconds")
 MARKED = 32  # points of a line up to which each has its marker
 UNITS = {"flops": "training FLOPs", "lineage_flops": "training FLOPs over the lineage"}
 UNITS |= {"lineage_epoch": "epochs over the lineage", "seconds": "training seconds"}
@@ -21,7 +23,8 @@ def curves(axes: Axes, request: Request) -> None:
     """
     require_numbers(request.rows, request.x)
     for number, (name, own) in enumerate(series_of(request.rows, request.by).items()):
-        cells = sorted(summarise(own, [request.x]).items())
+        one_step = request.x not in ALONG
+        cells = sorted(summarise(own, [request.x], one_step).items())
         x = [key[0] for key, _ in cells]
         colour, marker, line = look_of(number)
         axes.plot(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xtool import registry
+from xtool.averages import BASELINES
 from xtool.dataset import Dataset, Drawn, Split, read_dataset
 from xtool.errors import XtoolError, located
 from xtool.header import Header
@@ -84,12 +85,20 @@ def _require_symbols(tensor: Tensor, context: int | None, classes: int, where: s
 def _require_numbers(split: Split | Tensor, shape: Shape, where: str) -> None:
     """Raise XtoolError unless a split holds vectors, as the task has them."""
     if isinstance(split, Drawn):
+        columns = None if split.rows is None else tuple(split.rows.shape[1:])
+        if columns is not None and columns != ((shape.d_input or 0) + 1,):
+            raise XtoolError(
+                f"{where} is drawn from rows of {columns}, not of its dims and a value"
+            )
         return
     wanted = (shape.context, shape.d_input)
     if isinstance(split, Tensor) or tuple(split.inputs.shape[1:]) != wanted:
         raise XtoolError(f"{where} is not N x {wanted[0]} x {wanted[1]} numbers")
     if not (split.inputs.is_floating_point() and split.targets.is_floating_point()):
         raise XtoolError(f"{where} holds whole numbers")
+    for name, found in split.extra.items():
+        if name not in BASELINES or found.shape != split.targets.shape:
+            raise XtoolError(f"{where} has `extra.{name[:40]}`, which are no errors of its targets")
 
 
 def require_fit(config: Mapping[str, Any], data: Header, where: str) -> None:

@@ -12,6 +12,7 @@ from xtool.corpora import Text
 from xtool.errors import XtoolError
 
 LARGEST = 1e100
+MISSING = ("na", "n/a", "null", "none")
 SHOWN = 40  # characters of a cell
 
 Parts = tuple[Float[Tensor, "N c"], Float[Tensor, "M c"], Float[Tensor, "M c"]]
@@ -70,7 +71,7 @@ def _numbers(text: Text) -> tuple[list[str], Float[Tensor, "N c"]]:
     if not lines:
         raise XtoolError(f"{text.name}: has no rows", "one row a line, cells separated by commas")
     names = [f"column {place}" for place in range(1, len(lines[0][1]) + 1)]
-    if all(_number(cell) is None for cell in lines[0][1]):
+    if all(map(_named, lines[0][1])) and any(cell.strip() for cell in lines[0][1]):
         names = lines.pop(0)[1]
     if len(names) < 2 or len(lines) < 2:
         raise XtoolError(
@@ -102,9 +103,18 @@ def _row(line: list[str], names: list[str], where: str) -> list[float]:
     return values
 
 
+def _named(cell: str) -> bool:
+    """Whether a cell can be a column's name: it is neither a number nor the lack of one."""
+    try:
+        float(cell)
+    except ValueError:
+        return cell.strip().lower() not in MISSING
+    return False
+
+
 def _number(cell: str) -> float | None:
     try:
-        value = float(cell)
+        value = float(cell.replace("_", "?"))  # which Python would pass over
     except ValueError:
         return None
     return value if abs(value) <= LARGEST else None

@@ -23,7 +23,7 @@ from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.seeds import derive
 from xtool.tasks import Prepared, Shape, Task
-from xtool.tasks._functions import Prompts, function_of, variance_of
+from xtool.tasks._functions import FUNCTIONS, Prompts, function_of, variance_of
 from xtool.tasks._solvers import errors_of
 from xtool.tasks._table import parts_of
 from xtool.tokenizers import Tokenizer
@@ -69,6 +69,7 @@ class Regression:
 
     def of(self, header: Header) -> "Regression":
         """The task of a file, whose errors are over the variance of its function."""
+        _require_task(header.task)
         return Regression(variance_of(header.task))
 
     def prepare(
@@ -116,10 +117,8 @@ class Regression:
 
     def shape(self, header: Header) -> Shape:
         """Vectors in, two positions a point, one number out."""
-        dims, points = header.task.get("dims"), header.task.get("points")
-        if type(dims) is not int or type(points) is not int:
-            raise XtoolError("the header's regression task lacks its dims or points")
-        return Shape(None, 2 * points, 1, dims)
+        _require_task(header.task)
+        return Shape(None, 2 * header.task["points"], 1, header.task["dims"])
 
     def draw(
         self, header: Header, rows: Tensor | None, count: int, generator: torch.Generator, step: int
@@ -146,8 +145,15 @@ class Regression:
     def loss(
         self, logits: Float[Tensor, "B T 1"], targets: Float[Tensor, "B n"]
     ) -> Float[Tensor, "B n"]:
-        """The squared error at each point, (B, T, 1) and (B, n) -> (B, n)."""
-        return (logits[:, ::2, 0] - targets) ** 2
+        """The squared error at each point, (B, T, 1) and (B, n) -> (B, n).
+
+        Raises:
+            XtoolError: other numbers of points.
+        """
+        found = logits[:, ::2, 0]
+        if found.shape != targets.shape:
+            raise XtoolError(f"prompts of {found.shape[1]} points have {targets.shape[1]} targets")
+        return (found - targets) ** 2
 
     def score(
         self, logits: Float[Tensor, "B T 1"], targets: Float[Tensor, "B n"]
@@ -217,6 +223,39 @@ def _check(dials: Mapping[str, Any]) -> None:
         if dials[name] < 1:
             flag = name.replace("_", "-")
             raise UsageError(f"`--{flag}` is {dials[name]}, it must be at least 1")
+
+
+def _require_task(task: Mapping[str, Any]) -> None:
+    """Raise XtoolError unless a header's task has what `prepare` writes, within the same limits."""
+    sizes, growing = task.get("sizes") or {}, task.get("curriculum") or {}
+    parts = [
+        name for name, part in (("sizes", sizes), ("curriculum", growing)) if type(part) is not dict
+    ]
+    dials: dict[str, Any] = {name: default for name, _, default, _ in OPTIONS}
+    if not parts:
+        # Older files have no `scale` and no `skew`.
+        dials |= {name: task.get(name) for name in OWN if name in task or name not in RANGES}
+        dials |= growing | {f"{name}_size": size for name, size in sizes.items()}
+    wrong = parts + [name for name, value in dials.items() if not _possible(name, value)]
+    if wrong:
+        raise XtoolError(
+            f"the header's regression task lacks its `{wrong[0][:40]}`, or its kind is wrong"
+        )
+    if dials["function"] == "rows":
+        dials["dims"] = min(dials["dims"], MOST["dims"])  # a table has as many columns as it has
+    try:
+        _check(dials)
+    except UsageError as error:
+        raise XtoolError(f"the header's regression task: {error.message}") from error
+
+
+def _possible(name: str, value: object) -> bool:
+    """Whether a dial may have a value of this type."""
+    if name == "function":
+        return value in (*FUNCTIONS, "rows")
+    kinds = {option: kind for option, kind, _, _ in OPTIONS}
+    types = {"int": (int,), "float": (int, float), "bool": (bool,)}.get(kinds.get(name, ""), ())
+    return type(value) in types or (value is None and name in ("dims_from", "points_from"))
 
 
 ENTRY: Task = Regression()

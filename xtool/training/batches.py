@@ -27,10 +27,10 @@ class Batches:
 
     def rows(self, step: int) -> Integer[Tensor, "R B"]:
         """The rows of the pool that each replica takes at a step."""
-        found = torch.stack([self._rows(step, seed) for seed in self.run.seeds])
         if isinstance(self.split, Drawn):
-            return self._draw(self.split, found.shape[1], self.run.steps_before + step)
-        return found
+            count = self.run.examples(step + 1) - self.run.examples(step)
+            return self._draw(self.split, count, self.run.steps_before + step)
+        return torch.stack([self._rows(step, seed) for seed in self.run.seeds])
 
     def _rows(self, step: int, seed: int) -> Integer[Tensor, " B"]:
         """A slice of the epoch's order."""

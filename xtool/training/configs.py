@@ -110,10 +110,11 @@ def trained_config(config: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[
         tunable += ["attention", *(dial.name for dial in options(ATTENTION, str(variant)))]
     elif before:
         tunable += registry.literal(ATTENTION, before, "TUNABLE", [])
-    if config.get("loop_rank") and asked.get("n_loops") not in (None, config["n_loops"]):
+    own = "blocks" if config.get("untied") else "a difference" if config.get("loop_rank") else ""
+    if own and asked.get("n_loops") not in (None, config["n_loops"]):
         raise UsageError(
             f"`n_loops` is {config['n_loops']} in the model given with `--from`, not "
-            f"{asked['n_loops']}, and each loop has a difference of its own",
+            f"{asked['n_loops']}, and each loop has {own} of its own",
             "`xtool evaluate --loops` runs more; they begin again after the last",
         )
     for name, value in asked.items():
