@@ -433,6 +433,19 @@ def test_errors_that_are_no_numbers_name_the_loop() -> None:
         details(model, Regression(), Split(1e3 * x, y), DetailRequest(loops=range(1, 200)))
 
 
+def test_a_state_that_begins_with_the_input_moves_from_there() -> None:
+    model = made(torch.float64, injection="none", n_loops=3)
+    x, y = prompts(4)
+    asked = DetailRequest(loops=[1, 2], residual=True)
+    found = {c["loops"]: m for c, m in details(model, Regression(), Split(x, y), asked)
+             if "state_move" in m}  # fmt: skip
+    with torch.no_grad():
+        e = model.read(x)
+        first = next(model.states(e, 1))
+    wanted = (first - e).flatten(1).norm(dim=1) / first.flatten(1).norm(dim=1)
+    assert torch.allclose(found[1]["state_move"], wanted)
+
+
 @pytest.mark.parametrize("dials", [{"positions": "none"}, {"injection": "concat"}], ids=str)
 def test_bf16_rounds_products_and_not_the_state(dials: dict[str, Any]) -> None:
     model = made(torch.float32, n_loops=3, loss_loops=1, norm="rmsnorm", **dials).train()
@@ -715,6 +728,11 @@ def test_looks_between_loops_are_drawn_and_never_averaged_in_silence(
         assert drawn.code == 0, drawn.err
     drawn = xtool("plot", "looks.jsonl", "--kind", "loops", "-o", "mixed.png")
     assert (drawn.code, "would be averaged as one" in drawn.err) == (2, True)
+    twice = ["--exits", "0.5,0.50", "--mask", "input", "--keep", "first:6,6", "--format", "jsonl"]
+    done = xtool("evaluate", "l.st", *twice)
+    seen = [json.loads(line) for line in done.out.splitlines()]
+    (one,) = [r for r in seen if (r.get("exit"), r["metric"]) == ("state", "loss")]
+    assert one["n"] == next(r["n"] for r in seen if r["metric"] == "loss")
 
 
 @pytest.mark.usefixtures("trained")

@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import Run
 
-from xtool.checkpoint import load
+from xtool.checkpoint import load, save
 from xtool.corpora import Text
 from xtool.intervals import estimate
 from xtool.tasks import open_data, task_of
 from xtool.tasks._functions import function_of, variance_of
-from xtool.tasks._solvers import errors_of
+from xtool.tasks._solvers import errors_of, lasso
 from xtool.tasks._table import parts_of
 from xtool.training.costs import costs_of
 
@@ -81,6 +81,62 @@ def test_ridge_is_the_closed_form_under_noise_and_beats_least_squares() -> None:
     weights = torch.linalg.inv(inner) @ x[:9].T @ y[:9]
     wanted = (weights @ x[9] - y[9]) ** 2 / 6
     assert float(errors["ridge"][7, 9]) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_lasso_is_scikit_learns() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    x, y = function_of(task("sparse", noise=0.2, skew=1.0))(6, torch.Generator().manual_seed(0))
+    x, y = x.double(), y.double()
+    found = lasso(x, y)
+    for prompt in range(6):
+        for known in (1, 2, 4, 7, 14):
+            reference = linear_model.Lasso(
+                alpha=0.01, fit_intercept=False, tol=1e-12, max_iter=10**6
+            ).fit(x[prompt, :known].numpy(), y[prompt, :known].numpy())
+            (wanted,) = reference.predict(x[prompt, known : known + 1].numpy())
+            assert float(found[prompt, known]) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"function": "bogus"}, "`function`"),
+        ({"noise": "x"}, "`noise`"),
+        ({"scale": -2.0}, "`--scale` is -2.0"),
+        ({"curriculum": {"grow_every": 0}}, "`--grow-every` is 0"),
+        ({"curriculum": {"points_from": "a"}}, "`points_from`"),
+        ({"sizes": {"epoch": 1 << 62, "dev": 8, "test": 8}}, "the header's epoch"),
+    ],
+    ids=str,
+)
+def test_headers_of_prompts_are_held_to_what_is_prepared(
+    changes: dict[str, Any], message: str, xtool: Run, tmp_path: Path
+) -> None:
+    small = ["--dims", 3, "--points", 5, "--dev-size", 8, "--test-size", 8]
+    assert xtool("prepare", "regression", *small, "-o", "a.st").code == 0
+    header, tensors = load(tmp_path / "a.st")
+    odd = header.model_copy(update={"task": header.task | changes})
+    save(tmp_path / "odd.st", odd, tensors)
+    done = xtool("train", "odd.st", "--steps", 1, "-o", "m.st")
+    assert (done.code, message in done.err, "fault" in done.err) == (1, True, False), done.err
+
+
+@pytest.mark.parametrize("name", ["dev.targets", "dev.extra.least_squares", "dev.extra.odd"])
+def test_tensors_of_prompts_have_a_value_a_point(name: str, xtool: Run, tmp_path: Path) -> None:
+    small = ["--dims", 3, "--points", 5, "--dev-size", 8, "--test-size", 8]
+    assert xtool("prepare", "regression", *small, "-o", "a.st").code == 0
+    header, tensors = load(tmp_path / "a.st")
+    tensors[name] = torch.zeros(8, 1)
+    save(tmp_path / "odd.st", header, tensors)
+    done = xtool("train", "odd.st", "--steps", 1, "-o", "m.st")
+    assert (done.code, "fault" in done.err) == (1, False), done.err
+
+
+def test_an_epoch_that_is_drawn_takes_no_memory(xtool: Run) -> None:
+    small = ["--dims", 3, "--points", 5, "--dev-size", 8, "--test-size", 8, "--epoch-size", 10**11]
+    assert xtool("prepare", "regression", *small, "-o", "a.st").code == 0
+    shape = ["--d-model", 8, "--n-heads", 1, "--n-layers", 1, "--threads", 1]
+    assert xtool("train", "a.st", *shape, "--steps", 1, "-o", "m.st").code == 0
 
 
 def test_lasso_obeys_its_optimality_condition_and_finds_sparse_weights_sooner() -> None:
@@ -174,6 +230,9 @@ def test_fitted_growth_reads_functions_that_are_drawn(arch: list[Any], xtool: Ru
         ("1,2\n3,1e300\n", "`column 2` is '1e300'"),
         ("a;b\n1;2\n3;4\n", "1 columns, 2 of each are needed"),
         ("1,2\n3,nan\n", "`column 2` is 'nan'"),
+        ("1,2\n3,1_00\n", "`column 2` is '1_00'"),
+        ("nan,nan\n1,2\n3,4\n", "row 1, `column 1` is 'nan'"),
+        ("NA,NA\n1,2\n3,4\n", "row 1, `column 1` is 'NA'"),
         ("1,2\n3,4\n", "need 310: dev and test are a tenth each"),
         ("1\n2\n", "2 rows of 1 columns"),
     ],

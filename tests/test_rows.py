@@ -199,6 +199,20 @@ def test_labels_are_compared_pair_by_pair() -> None:
         averages.paired(many, "c", "seed")
 
 
+def test_seeds_are_compared_at_the_same_loops() -> None:
+    many = [
+        run(label, seed, value) | {"loops": loops}
+        for label, seed, loops, value in (
+            ("a", 0, 2, 0.1), ("a", 1, 2, 0.1), ("a", 0, 4, 0.3), ("a", 1, 4, 0.3),
+            ("b", 0, 2, 0.2), ("b", 1, 2, 0.2), ("b", 0, 4, 0.5), ("b", 1, 4, 0.5),
+        )
+    ]  # fmt: skip
+    found = averages.paired(many, "a", "seed")
+    assert [(one["loops"], round(one["value"], 6)) for one in found] == [(2, 0.1), (4, 0.2)]
+    with pytest.raises(UsageError, match="has no row of seed"):
+        averages.paired([*many[:2], *many[6:]], "a", "seed")
+
+
 def test_exact_methods_beside_the_models_are_not_compared() -> None:
     exact = rows.row(label="least squares", metric="accuracy", value=0.1, split="dev")
     many = [run(label, seed, 0.5) for label in "ab" for seed in range(2)]
