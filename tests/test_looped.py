@@ -741,6 +741,8 @@ def test_a_trained_model_is_unrolled_folded_and_given_other_loops(xtool: Run) ->
     lineage = json.loads(xtool("inspect", "l-unrolled.st", "--json").out)["header"]["lineage"]
     assert lineage[-1]["options"] == {"n_loops": 4}
     assert xtool("slice", "l-unrolled.st", "--fold", 4, "--data", "r.st").code == 0
+    done = xtool("train", "r.st", "--from", "l-unrolled.st", "--n-loops", 2, "-o", "x.st")
+    assert (done.code, "each loop has blocks of its own" in done.err) == (2, True)
     on = ["train", "r.st", "--from", "l.st", "--threads", 1, "--steps", 2, "--n-loops", 6]
     assert xtool(*on, "-o", "m.st").code == 0
     assert "n_loops=6" in xtool("inspect", "m.st").out

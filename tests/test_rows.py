@@ -1,10 +1,13 @@
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from xtool import averages, rows
 from xtool.errors import UsageError, XtoolError
 from xtool.plots._draw import request
+from xtool.plots.curves import curves
+from xtool.plots.loops import loops
 
 ONE = rows.row(
     label="a,b", metric="accuracy", value=0.5, low=0.25, high=0.75, seed=0, split="dev", loops=3
@@ -197,6 +200,34 @@ def test_labels_are_compared_pair_by_pair() -> None:
         averages.paired([one | {"data": one["label"]} for one in many], "a", "seed")
     with pytest.raises(UsageError, match="unknown label"):
         averages.paired(many, "c", "seed")
+
+
+def test_models_of_different_data_have_no_baseline_in_common() -> None:
+    model = [run("a", 0, 0.5) | {"data": data} for data in ("x", "y")]
+    line = run("a", 0, 0.2) | {"metric": "majority", "data": "x"}
+    assert len(request([model[0], line], "bars", None, None, None).baselines) == 1
+    assert request([*model, line], "bars", None, None, None).baselines == []
+
+
+def test_lines_do_not_average_steps_but_where_one_run_goes_on() -> None:
+    journal = [run("a", 0, 0.5) | {"step": s, "params": 9, "lineage_epoch": 1.0} for s in (1, 2)]
+    axes = Figure().subplots()
+    with pytest.raises(UsageError, match="at step 1 and at 2 would be averaged"):
+        curves(axes, request(journal, "curves", "params", None, None))
+    curves(axes, request(journal, "curves", "lineage_epoch", None, None))
+
+
+def test_the_axis_of_errors_holds_intervals_and_baselines_that_are_near() -> None:
+    error = {"metric": "squared_error", "arch": "gpt", "loops": 1, "n_loops": 1}
+    seeds = [run("a", seed, value) | error for seed, value in enumerate((0.5, 1.5))]
+    near, far = (run("a", 0, value) | {"metric": name} for name, value in
+                 (("averaging", 20.0), ("nearest", 900.0)))  # fmt: skip
+    asked = request([*seeds, near, far], "loops", None, "squared_error", None)
+    axes = Figure().subplots()
+    loops(axes, asked)
+    high = averages.summarise(seeds, ["label"])[("a",)].high
+    assert high is not None
+    assert max(high, 20.0) < axes.get_ylim()[1] < 900
 
 
 def test_seeds_are_compared_at_the_same_loops() -> None:
