@@ -256,6 +256,16 @@ def test_parts_add_up_to_the_model(dials: dict[str, Any]) -> None:
     assert mlp == ([] if dials.get("d_ff") == 0 else [3 * 2 * 16 * config["d_ff"]])
 
 
+def test_the_differences_of_loops_are_a_part_of_their_own() -> None:
+    plain, ranked = (
+        {one["part"]: one["value"] for one in part_rows(config, "x") if one["metric"] == "flops"}
+        for config in (configuration("looped", loop_rank=rank, n_loops=3) for rank in (0, 2))
+    )
+    # B A of four matrices of attention and two of the feed-forward part, in 2 blocks and 3 loops.
+    assert ranked.pop("loops") == 2 * 3 * 2 * 2 * (4 * 16 * 16 + 2 * 16 * 64)
+    assert ranked == plain
+
+
 @pytest.mark.parametrize("arch", ["gpt", "looped"])
 def test_models_of_numbers_are_looked_into_as_they_are(arch: str, tmp_path: Path) -> None:
     config = configuration(arch, Shape(None, 14, 1, 5))

@@ -31,13 +31,19 @@ def part_rows(config: Mapping[str, Any], label: str) -> list[Row]:
         cast(Model, model)(example)
     root = type(model).__name__ + "."
     flops = dict.fromkeys(params, 0)
-    for module, operations in counter.get_flop_counts().items():
-        name = module.removeprefix(root)
-        if name != module and len(name.split(".")) == (3 if name.startswith("blocks.") else 1):
-            part = _part(name)
-            flops[part] = flops.get(part, 0) + sum(operations.values())
+    counts = counter.get_flop_counts()
+    for module, operations in counts.items():
+        if not module.startswith(root):
+            continue
+        words, spent = module.removeprefix(root).split("."), sum(operations.values())
+        part, block = _part(".".join(words)), words[0] == "blocks"
+        if len(words) == (1 if not block else 4 if part == "loops" else 3):
+            flops[part] = flops.get(part, 0) + spent
+        elif block and len(words) == 2 and "loops" in flops:
+            # The difference of a loop calls the block that it changes: its own is the rest.
+            flops["loops"] -= spent
     # A head that a model calls by another name than `forward` is seen by the whole alone.
-    everything = sum(counter.get_flop_counts()["Global"].values())
+    everything = sum(counts["Global"].values())
     flops["head"] = flops.get("head", 0) + everything - sum(flops.values())
     whole = {"params": count(model), "flops": sum(flops.values())}
     return [
@@ -50,4 +56,4 @@ def part_rows(config: Mapping[str, Any], label: str) -> list[Row]:
 def _part(name: str) -> str:
     """The part that a tensor or a module belongs to, by its name."""
     words = name.split(".")
-    return words[2] if words[0] == "blocks" else words[0]
+    return words[2] if words[0] == "blocks" and len(words) > 2 else words[0]
