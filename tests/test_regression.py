@@ -102,6 +102,7 @@ def test_lasso_is_scikit_learns() -> None:
     [
         ({"function": "bogus"}, "`function`"),
         ({"noise": "x"}, "`noise`"),
+        ({"noise": None}, "`noise`"),
         ({"scale": -2.0}, "`--scale` is -2.0"),
         ({"curriculum": {"grow_every": 0}}, "`--grow-every` is 0"),
         ({"curriculum": {"points_from": "a"}}, "`points_from`"),

@@ -256,9 +256,9 @@ def explain(axes: Sequence[Axis], replicas: int = 1) -> str:
 
 
 def holds(condition: str, config: Mapping[str, Any]) -> bool:
-    """Whether `dial=value` is true of a configuration."""
-    dial, _, value = condition.partition("=")
-    return str(config.get(dial)).lower() == value.lower()
+    """Whether `dial=value`, or `dial=value|other`, is true of a configuration."""
+    dial, _, values = condition.partition("=")
+    return str(config.get(dial)).lower() in values.lower().split("|")
 
 
 def fixed(config: Mapping[str, Any]) -> list[str]:

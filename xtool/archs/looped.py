@@ -71,22 +71,12 @@ INEXACT = [
     ),
     (
         "d_model",
-        ["method=pad", "norm=layernorm", "injection=gated"],
-        "the gate reads the state and the input without a norm",
+        ["method=pad", "norm=layernorm", "injection=gated|concat"],
+        "the injection reads the state and the input without a norm",
     ),
     (
         "d_model",
-        ["method=pad", "norm=layernorm", "injection=concat"],
-        "the map of both reads the state and the input without a norm",
-    ),
-    (
-        "d_model",
-        ["method=clone", "tied_head=true", "loop_norm=true"],
-        "a tied head is scaled by the norm before it, which the loops go through too",
-    ),
-    (
-        "d_model",
-        ["method=split", "tied_head=true", "loop_norm=true"],
+        ["method=clone|split", "tied_head=true", "loop_norm=true"],
         "a tied head is scaled by the norm before it, which the loops go through too",
     ),
 ]

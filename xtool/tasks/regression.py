@@ -49,6 +49,7 @@ OPTIONS = [
 CORPUS = "drawn"
 DEFAULTS = {"epochs": 1, "lr": 1e-4, "schedule": "constant", "weight_decay": 0.0, "beta2": 0.999}
 MOST = {"dims": 4096, "points": 4096, "depth": 12, "hidden": 1 << 16}
+OPTIONAL = ("scale", "skew")  # which older files lack
 RANGES = {"noise": (0.0, 1e6), "skew": (0.0, 20.0), "scale": (1e-6, 1e6)}
 OWN = ("function", "dims", "points", "noise", "nonzero", "depth", "hidden", "scale", "skew")
 CURRICULUM = ("dims_from", "points_from", "grow_every")
@@ -233,8 +234,7 @@ def _require_task(task: Mapping[str, Any]) -> None:
     ]
     dials: dict[str, Any] = {name: default for name, _, default, _ in OPTIONS}
     if not parts:
-        # Older files have no `scale` and no `skew`.
-        dials |= {name: task.get(name) for name in OWN if name in task or name not in RANGES}
+        dials |= {name: task.get(name) for name in OWN if name in task or name not in OPTIONAL}
         dials |= growing | {f"{name}_size": size for name, size in sizes.items()}
     wrong = parts + [name for name, value in dials.items() if not _possible(name, value)]
     if wrong:
