@@ -288,3 +288,6 @@ def test_parts_are_rows_of_the_command(tmp_path: Path, xtool: Run) -> None:
     assert done.code == 0, done.err
     assert [line.split(",")[0] for line in done.out.splitlines()[1:]] == ["a"] * 6
     assert "attention" in done.out
+    make_model(tmp_path / "b.st", arch="bigram")  # which multiplies nothing
+    done = xtool("inspect", "b.st", "--parts", "--where", "metric=flops", "--format", "csv")
+    assert (done.code, len(done.out.splitlines())) == (0, 2), done

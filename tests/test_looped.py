@@ -180,7 +180,8 @@ COMPILED = """
 import torch
 from functools import partial
 from xtool.archs import build
-from xtool.config import model_options
+from xtool.config import model_options, options
+from xtool.training.replicas import Replicas
 
 def made(**dials):
     config = {one.name: one.default for one in model_options("looped")} | dials
@@ -207,6 +208,17 @@ with torch.no_grad():
 assert len(found) == 1, len(found)
 untied = made(**small, n_loops=2, loops_from=2, loss_loops=2, n_layers=2, untied=True)
 assert not untied.compile_part(torch.compile)
+
+# What windows cost is added up loop by loop.
+found.clear()
+own = {one.name: one.default for one in options("layers/attention", "span")}
+own |= {"window": 8, "ramp": 2}
+loops = {"n_loops": 9, "loops_from": 9, "loss_loops": 9}
+paid = made(**small, **loops, **own, attention="span").train()
+assert paid.compile_part(partial(torch.compile, backend=backend))
+replicas = Replicas(paid, {}, 1)
+replicas.losses(lambda y, _: y[..., 0], x[None], torch.zeros(1, 2, 8)).sum().backward()
+assert len(found) <= 2, len(found)
 """
 
 
@@ -777,6 +789,8 @@ def test_more_loops_of_the_loss_than_there_are_is_said(xtool: Run) -> None:
     ("command", "message"),
     [
         (["evaluate", "l.st", "--loops", "0:3"], "are not rising numbers of 1 to"),
+        (["evaluate", "l.st", "--loops", ""], "are not rising numbers of 1 to"),
+        (["evaluate", "l.st", "--exits", ""], "must be above 0 and below 1"),
         (["evaluate", "l.st", "--loops", "1:400000000"], "are not rising numbers of 1 to"),
         (["evaluate", "l.st", "--exits", "0"], "`--exits 0` must be above 0"),
         (["evaluate", "l.st", "--exits", "1"], "above 0 and below 1"),

@@ -35,11 +35,11 @@ from xtool.axes import fixed, layout
 from xtool.checkpoint import load, save
 from xtool.dataset import Split
 from xtool.errors import UsageError
-from xtool.evaluation.importance import sort_units
+from xtool.evaluation.importance import calibrating, sort_units
 from xtool.header import Header
 from xtool.rows import row
 from xtool.surgery.slice import slice_model
-from xtool.tasks import Shape
+from xtool.tasks import Shape, open_data
 from xtool.training import loop
 from xtool.training.costs import costs_of
 from xtool.training.replicas import Replicas
@@ -597,6 +597,20 @@ def test_slicing_back_what_was_grown_needs_no_word_along_feed_forward_heads_and_
     assert xtool("grow", "p.st", "--to", 32, "--method", "pad", "-o", "w.st").code == 0
     done = xtool("slice", "w.st", "--to", 16, "-o", "x.st")
     assert (done.code, "was never trained at" in done.err) == (2, True)
+
+
+def test_importance_is_of_prompts_that_training_would_draw(xtool: Run, tmp_path: Path) -> None:
+    small = ["--dims", 3, "--points", 5, "--dims-from", 1, "--points-from", 2, "--dev-size", 8]
+    assert xtool("prepare", "regression", *small, "--test-size", 8, "-o", "r.st").code == 0
+    data = open_data(tmp_path / "r.st")
+    one, again = (calibrating(data) for _ in range(2))
+    assert torch.equal(one.inputs, again.inputs)
+    assert one.inputs.shape == (256, 10, 3)
+    assert bool(one.inputs[:, ::2].any(0).all()), "the prompts of a curriculum's end"
+    assert not any(torch.equal(one.inputs[0], other) for other in data.splits["dev"].inputs)
+    args = ["train", "r.st", "--d-model", 8, "--n-heads", 2, "--n-layers", 1, "--steps", 1]
+    assert xtool(*args, "-o", "m.st", "--threads", 1).code == 0
+    assert xtool("slice", "m.st", "--sort", "importance", "-o", "s.st").code == 0
 
 
 def test_sorting_keeps_the_function_and_cuts_less_of_it(

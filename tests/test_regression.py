@@ -87,7 +87,7 @@ def test_lasso_is_scikit_learns() -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     x, y = function_of(task("sparse", noise=0.2, skew=1.0))(6, torch.Generator().manual_seed(0))
     x, y = x.double(), y.double()
-    found = lasso(x, y)
+    found = lasso(x, y, 1.0)
     for prompt in range(6):
         for known in (1, 2, 4, 7, 14):
             reference = linear_model.Lasso(
@@ -95,6 +95,14 @@ def test_lasso_is_scikit_learns() -> None:
             ).fit(x[prompt, :known].numpy(), y[prompt, :known].numpy())
             (wanted,) = reference.predict(x[prompt, known : known + 1].numpy())
             assert float(found[prompt, known]) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_scale_of_points_is_nothing_to_lasso() -> None:
+    one, other = (
+        errors_of(function_of(dials)(4, torch.Generator().manual_seed(0)), dials, with_trees=False)
+        for dials in (task("sparse"), task("sparse", scale=1e5))
+    )
+    torch.testing.assert_close(one["lasso"], other["lasso"], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -122,15 +130,30 @@ def test_headers_of_prompts_are_held_to_what_is_prepared(
     assert (done.code, message in done.err, "fault" in done.err) == (1, True, False), done.err
 
 
-@pytest.mark.parametrize("name", ["dev.targets", "dev.extra.least_squares", "dev.extra.odd"])
-def test_tensors_of_prompts_have_a_value_a_point(name: str, xtool: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("dev.targets", 1, "prompts of 5 points have 1 targets"),
+        ("dev.extra.least_squares", 1, "no errors of its targets"),
+        ("dev.extra.own", 0, ""),
+    ],
+)
+def test_tensors_of_prompts_have_a_value_a_point(
+    name: str, code: int, message: str, xtool: Run, tmp_path: Path
+) -> None:
     small = ["--dims", 3, "--points", 5, "--dev-size", 8, "--test-size", 8]
     assert xtool("prepare", "regression", *small, "-o", "a.st").code == 0
     header, tensors = load(tmp_path / "a.st")
+    if name == "dev.targets":
+        tensors = {own: one for own, one in tensors.items() if not own.startswith("dev.extra")}
     tensors[name] = torch.zeros(8, 1)
     save(tmp_path / "odd.st", header, tensors)
     done = xtool("train", "odd.st", "--steps", 1, "-o", "m.st")
-    assert (done.code, "fault" in done.err) == (1, False), done.err
+    assert (done.code, message in done.err, "fault" in done.err) == (code, True, False), done.err
+    if code == 0:
+        done = xtool("evaluate", "m.st", "--by-examples", "--format", "csv")
+        assert (done.code, "own" in done.out, "ridge" in done.out) == (0, False, False), done
+        assert "least squares" in done.out
 
 
 def test_an_epoch_that_is_drawn_takes_no_memory(xtool: Run) -> None:
@@ -189,6 +212,9 @@ def test_a_table_of_numbers_is_a_function_too(xtool: Run, tmp_path: Path) -> Non
     header, tensors = load(tmp_path / "t.st")
     assert header.task["scaling"]["columns"] == ["wide", "high", "price"]
     assert tensors["train.rows"].shape == (240, 3)
+    (tmp_path / "my.csv").write_text("\n".join(["RI,Na,null", *lines]) + "\n")
+    assert xtool("prepare", "regression", "my.csv", "--points", 8, "-o", "u.st").code == 0
+    assert load(tmp_path / "u.st")[0].task["scaling"]["columns"] == ["RI", "Na", "null"]
     assert float(tensors["dev.extra.least_squares"][:, 4:].mean()) < 1e-6
     train = ["--d-model", 8, "--n-heads", 1, "--n-layers", 1, "--steps", 2, "-o", "m.st"]
     assert xtool("train", "t.st", *train).code == 0
@@ -254,6 +280,7 @@ def test_tables_that_cannot_be_read(text: str, message: str, xtool: Run, tmp_pat
         (["--scale", 0], "`--scale` is 0.0, it must be 1e-06 to 1e+06"),
         (["--skew", 99], "`--skew` is 99.0, it must be 0 to 20"),
         (["--dev-size", 0], "`--dev-size` is 0"),
+        (["--epoch-size", 2 << 40], "it must be at most 1099511627776"),
     ],
 )
 def test_sizes_that_cannot_be(args: list[Any], message: str, xtool: Run) -> None:

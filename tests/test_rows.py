@@ -200,6 +200,8 @@ def test_labels_are_compared_pair_by_pair() -> None:
         averages.paired([one | {"data": one["label"]} for one in many], "a", "seed")
     with pytest.raises(UsageError, match="unknown label"):
         averages.paired(many, "c", "seed")
+    with pytest.raises(UsageError, match="rows of `a` have no `seed`"):
+        averages.paired([one | {"seed": None} for one in many], "a", "seed")
 
 
 def test_models_of_different_data_have_no_baseline_in_common() -> None:
@@ -240,8 +242,14 @@ def test_seeds_are_compared_at_the_same_loops() -> None:
     ]  # fmt: skip
     found = averages.paired(many, "a", "seed")
     assert [(one["loops"], round(one["value"], 6)) for one in found] == [(2, 0.1), (4, 0.2)]
-    with pytest.raises(UsageError, match="has no row of seed"):
+    with pytest.raises(UsageError, match="has no row of seed 0, loops 4 to pair"):
         averages.paired([*many[:2], *many[6:]], "a", "seed")
+
+
+def test_sizes_are_the_same_in_every_format() -> None:
+    a, b = ([run(label, seed, 0.1 * seed) | {"size": "16"} for seed in range(2)] for label in "ab")
+    read = rows.read(rows.to_csv(b), "b.csv")
+    assert [one["n"] for one in averages.paired([*a, *read], "a", "seed")] == [2]
 
 
 def test_exact_methods_beside_the_models_are_not_compared() -> None:

@@ -72,7 +72,7 @@ def test_rows_are_the_cosines_of_prefixes(xtool: Run, tmp_path: Path) -> None:
     assert [one["width"] for one in found[:: 65 * 32]] == [4, 8, 16]
     for one in found[::97]:
         i, j, width = one["index"], one["other_index"], one["width"]
-        assert (one["token"], one["other"], one["size"]) == (names[i], names[j], width)
+        assert (one["token"], one["other"], one["size"]) == (names[i], names[j], str(width))
         direct = torch.nn.functional.cosine_similarity(table[i, :width], table[j, :width], dim=0)
         assert one["value"] == pytest.approx(float(direct), abs=1e-12)
     assert {"3", "⏎", "␣"} <= {one["token"] for one in found}

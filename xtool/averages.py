@@ -193,7 +193,10 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
             )
         found[one.get(over)] = one
     if all(name != label for name, *_ in labels):
-        raise unknown("label", label, {str(one["label"]) for one in rows})
+        known = {str(one["label"]) for one in rows}
+        if label in known:
+            raise UsageError(f"the rows of `{label}` have no `{over}`, nothing pairs them")
+        raise unknown("label", label, known)
     out = []
     for (name, metric, split, told), found in labels.items():
         if name == label:
@@ -201,7 +204,11 @@ def paired(rows: Sequence[Row], label: str, over: str) -> list[Row]:
         base = labels.get((label, metric, split, told), {})
         lone = [value for value in found if value not in base]
         if lone:
-            raise UsageError(f"`{label}` has no row of {over} {lone[0]} to pair with `{name}`")
+            kind = "".join(f", {column} {value}" for column, value in told if value is not None)
+            raise UsageError(
+                f"`{label}` has no row of {over} {lone[0]}{kind} to pair with `{name}`",
+                "narrow both to what they share with `--where`",
+            )
         for column in ("task", "data"):
             kinds = {one.get(column) for one in (*found.values(), *base.values())} - {None}
             if len(kinds) > 1:

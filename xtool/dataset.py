@@ -18,8 +18,8 @@ from xtool.header import Header
 from xtool.lineage import trained_on
 from xtool.storage import Source, header_of
 
+LARGEST_EPOCH = 1 << 40  # examples
 # What the header of a running text counts of each split beside its tokens.
-LARGEST_EPOCH = 1 << 40
 UNITS = {"char": "characters", "byte": "bytes"}
 
 
@@ -189,7 +189,10 @@ def read_dataset(path: Path) -> Dataset:
     sizes = header.task.get("sizes", {})
     if isinstance(sizes, dict) and (size := sizes.get("epoch")):
         if type(size) is not int or not 1 <= size <= LARGEST_EPOCH:
-            raise XtoolError(f"{path}: the header's epoch has {str(size)[:40]!r} examples")
+            raise XtoolError(
+                f"{path}: the header's epoch has {str(size)[:40]!r} examples, it must be 1 to "
+                f"{LARGEST_EPOCH}"
+            )
         splits["train"] = Drawn.of(size, tensors.get("train.rows"))
     if "train" not in splits:
         raise XtoolError(f"{path}: has no split `train`")

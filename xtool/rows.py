@@ -162,7 +162,7 @@ def _read_jsonl(text: str, where: str) -> list[Row]:
 LARGEST = 1e200
 TEXT = {"label", "digest", "arch", "task", "split", "metric", "device"}
 # Free columns of text, where `7`, `nan` and `1e999` are no numbers.
-NAMES = {"token", "other", "group", "other_group", "data", "against"}
+NAMES = {"token", "other", "group", "other_group", "data", "against", "size"}
 
 
 def _read_csv(text: str, where: str) -> list[Row]:

@@ -43,8 +43,10 @@ def part_rows(config: Mapping[str, Any], label: str) -> list[Row]:
             # The difference of a loop calls the block that it changes: its own is the rest.
             flops["loops"] -= spent
     # A head that a model calls by another name than `forward` is seen by the whole alone.
-    everything = sum(counts["Global"].values())
-    flops["head"] = flops.get("head", 0) + everything - sum(flops.values())
+    rest = sum(counts.get("Global", {}).values()) - sum(flops.values())
+    if rest:
+        part = "head" if "head" in params else "other"
+        flops[part] = flops.get(part, 0) + rest
     whole = {"params": count(model), "flops": sum(flops.values())}
     return [
         row(label=label, metric=metric, value=value, part=part, share=value / max(1, whole[metric]))

@@ -183,8 +183,10 @@ class Looped(Gpt):
         with torch.no_grad():
             for state in self.states(e, silent):
                 z = state
-        found = list(self.states(e, loops, z, first=silent))
-        return self._scored(torch.stack(found))
+        found = self.states(e, loops, z, first=silent)
+        if self.head.n_outputs < self.d_model:  # what is stacked is copied: the smaller of the two
+            return torch.stack([self._scored(state) for state in found])
+        return self._scored(torch.stack(list(found)))
 
     def every_loop(
         self, inputs: Num[Tensor, "B T *d"], loops: int, between: Between | None = None

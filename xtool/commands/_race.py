@@ -94,7 +94,6 @@ def run_race(asked: Race, notes: Notes) -> None:
 
 
 def _check(asked: Race) -> None:
-
     if asked.form and asked.out:
         raise UsageError(
             "with `-o` standard output is a path, with `--format` it is rows: give one",

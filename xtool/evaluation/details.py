@@ -99,8 +99,9 @@ def _pass(
 
 def _whole(columns: Columns, metrics: Metrics) -> Detail:
     """A cell of the whole split; where prompts leave, with the mean of their loops as a column."""
-    where = f" after {columns['loops']} loops" if "loops" in columns else ""
-    require_finite(metrics, where)
+    if (loops := columns.get("loops", 0)) > columns.get("n_loops", 0):
+        require_finite(metrics, f" after {loops} loops", "ask for fewer `--loops`")
+    require_finite(metrics)
     if "threshold" in columns:
         columns = columns | {"loops_used": float(metrics["loops_used"].mean())}
     return columns, metrics
@@ -182,7 +183,10 @@ class _Exit:
 
 
 def _moved(before: After | None, after: After) -> dict[str, Float64[Tensor, " B"]]:
-    """How far each prompt's state and output moved in a loop, over their lengths; first from 0."""
+    """How far each prompt's state and output moved in a loop, over their lengths.
+
+    In the first one from 0, or from the input where the state begins there.
+    """
     found = {}
     for name, was, now in (
         ("state", before and before.state, after.state),
@@ -211,5 +215,6 @@ def _solved(split: Split) -> list[Detail]:
     return [
         ({"examples": k, "label": name.replace("_", " ")}, {BASELINES[name]: errors[:, k].double()})
         for name, errors in split.extra.items()
+        if name in BASELINES
         for k in range(errors.shape[1])
     ]

@@ -73,14 +73,17 @@ def predict(model: nn.Module, inputs: Num[Tensor, "B T *d"]) -> Num[Tensor, "B T
     return logits[..., 0] if logits.shape[-1] == 1 else logits.argmax(-1)
 
 
-def require_finite(found: Mapping[str, Float64[Tensor, " N"]], where: str = "") -> None:
-    """Raise Diverged where a score is NaN or infinite."""
+def require_finite(
+    found: Mapping[str, Float64[Tensor, " N"]],
+    where: str = "",
+    hint: str = "the run that made it diverged: lower `--lr`, or set `--clip 1`",
+) -> None:
+    """Raise Diverged, with a hint, where a score is NaN or infinite."""
     for name, values in found.items():
         if not torch.isfinite(values).all():
-            hint = "the run that made it diverged: lower `--lr`, or set `--clip 1`"
             raise Diverged(
                 f"the model's {name}{where} is {float(values.mean())}: its logits are out of range",
-                "ask for fewer `--loops`" if where else hint,
+                hint,
             )
 
 

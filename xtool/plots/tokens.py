@@ -22,13 +22,13 @@ def tokens(axes: Axes, request: Request) -> None:
     Raises:
         UsageError: rows after several numbers of loops.
     """
-    assert request.by is not None
-    for name, found in series_of(request.rows, request.by).items():
+    by = request.by or BY
+    for name, found in series_of(request.rows, by).items():
         looped = [one for one in found if isinstance(one.get("loops"), int)]
         require_one(looped, "loops", f"the rows of `{name}` are after several numbers of loops")
     rows = [
         one
-        | {"series": f"{one.get(request.by)}: {one.get('keep')} of the {one.get('mask')}"}
+        | {"series": f"{one.get(by)}: {one.get('keep')} of the {one.get('mask')}"}
         | {"loops": None}
         for one in request.rows
     ]

@@ -1,7 +1,7 @@
 """A number of each head over the layers, such as window lengths, with the mean of a layer.
 
-Rows come from `evaluate --trace heads`. The bar is the 95 % interval over heads, seeds and
-whatever else differs within a layer; each head, over its seeds, is a faint point.
+Rows come from `evaluate --trace heads`. The bar is the 95 % interval over the heads and seeds of
+a layer; each head, over its seeds, is a faint point.
 """
 
 from matplotlib.axes import Axes

@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from xtool.errors import XtoolError
-
 
 class Prompts(NamedTuple):
     """Points (B, n, d) and their values (B, n)."""
@@ -68,10 +66,7 @@ def variance_of(task: Mapping[str, Any]) -> float:
     read = {"linear": "dims", "relu": "dims", "sparse": "nonzero"}.get(str(task.get("function")))
     if read is None:
         return 1.0
-    numbers = task.get(read), task.get("scale", 1.0)
-    if not all(type(number) in (int, float) for number in numbers):
-        raise XtoolError(f"the header's regression task lacks its `{read}` or `scale`")
-    return float(numbers[0] * numbers[1] ** 2)
+    return float(task[read] * task.get("scale", 1.0) ** 2)
 
 
 def function_of(

@@ -18,7 +18,7 @@ from xtool.tasks._functions import Prompts, variance_of
 
 NEIGHBOURS = 3
 BOOSTED = {"n_estimators": 50, "max_depth": 4, "learning_rate": 0.1}
-PENALTY = 0.01  # lasso's, beside half the mean squared error
+PENALTY = 0.01  # lasso's, beside half the mean squared error, at `--scale` 1
 TURNS, MOST_TURNS = 100, 100_000
 CHUNK = 128  # prompts at once
 
@@ -40,17 +40,18 @@ def ridge(x: Points, y: Values, query: Query, penalty: float) -> Float64[Tensor,
     return (weights * query).sum(1)
 
 
-def lasso(x: Points, y: Values) -> Float64[Tensor, "N n"]:
-    """Least squares with `PENALTY` on the absolute weights.
+def lasso(x: Points, y: Values, scale: float) -> Float64[Tensor, "N n"]:
+    """Least squares with `PENALTY` on the absolute weights, of points and values over their scale.
 
     Returns:
         the predictions at every point from those before it, all found together.
     """
+    x, y = x / scale, y / scale
     pairs = torch.arange(1, x.shape[1], dtype=x.dtype)
     inner = torch.einsum("nki,nkj->nkij", x, x).cumsum(1)[:, :-1] / pairs[:, None, None]
     with_y = (x * y[..., None]).cumsum(1)[:, :-1] / pairs[:, None]  # (N, n - 1, d)
     weights = _sparse_weights(inner.flatten(0, 1), with_y.flatten(0, 1)).view_as(with_y)
-    return F.pad((weights * x[:, 1:]).sum(-1), (1, 0))
+    return F.pad(scale * (weights * x[:, 1:]).sum(-1), (1, 0))
 
 
 def _sparse_weights(
@@ -135,7 +136,7 @@ def errors_of(
         solve = partial(ridge, penalty=task["noise"] ** 2)
         methods["ridge"] = partial(_one_by_one, solve)
     if task["function"] == "sparse":
-        methods["lasso"] = lasso
+        methods["lasso"] = partial(lasso, scale=float(task.get("scale", 1.0)))
     if with_trees:
         for boosted, name in enumerate(("tree", "boosted_trees")):
             solve = partial(trees, boosted=boosted, depth=task["depth"])

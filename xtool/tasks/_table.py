@@ -71,7 +71,7 @@ def _numbers(text: Text) -> tuple[list[str], Float[Tensor, "N c"]]:
     if not lines:
         raise XtoolError(f"{text.name}: has no rows", "one row a line, cells separated by commas")
     names = [f"column {place}" for place in range(1, len(lines[0][1]) + 1)]
-    if all(map(_named, lines[0][1])) and any(cell.strip() for cell in lines[0][1]):
+    if any(map(_named, lines[0][1])) and all(_number(cell) is None for cell in lines[0][1]):
         names = lines.pop(0)[1]
     if len(names) < 2 or len(lines) < 2:
         raise XtoolError(
@@ -104,11 +104,11 @@ def _row(line: list[str], names: list[str], where: str) -> list[float]:
 
 
 def _named(cell: str) -> bool:
-    """Whether a cell can be a column's name: it is neither a number nor the lack of one."""
+    """Whether a cell is surely a name: it is neither a number nor the lack of one."""
     try:
         float(cell)
     except ValueError:
-        return cell.strip().lower() not in MISSING
+        return cell.strip().lower() not in ("", *MISSING)
     return False
 
 

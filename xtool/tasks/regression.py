@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from xtool.averages import BASELINES
 from xtool.corpora import Text
-from xtool.dataset import Drawn, Split
+from xtool.dataset import LARGEST_EPOCH, Drawn, Split
 from xtool.errors import UsageError, XtoolError
 from xtool.header import Header
 from xtool.seeds import derive
@@ -171,7 +172,8 @@ class Regression:
 
     def baselines(self, train: Split, split: Split) -> dict[str, Float64[Tensor, " N"]]:
         """The mean squared error of each exact method that the file holds."""
-        return {name: found.double().mean(1) for name, found in split.extra.items()}
+        known = BASELINES.keys() & split.extra.keys()
+        return {name: split.extra[name].double().mean(1) for name in sorted(known)}
 
     def show(
         self, header: Header, inputs: Tensor, targets: Tensor, predictions: Tensor | None
@@ -224,6 +226,10 @@ def _check(dials: Mapping[str, Any]) -> None:
         if dials[name] < 1:
             flag = name.replace("_", "-")
             raise UsageError(f"`--{flag}` is {dials[name]}, it must be at least 1")
+    if dials["epoch_size"] > LARGEST_EPOCH:
+        raise UsageError(
+            f"`--epoch-size` is {dials['epoch_size']}, it must be at most {LARGEST_EPOCH}"
+        )
 
 
 def _require_task(task: Mapping[str, Any]) -> None:

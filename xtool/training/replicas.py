@@ -92,7 +92,7 @@ class Replicas:
         its gradient; its value is that of the loss alone.
         """
         for module in self._priced():
-            module.penalty = []
+            module.penalty = torch.zeros(2, device=self.device)  # their sum and number
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             if self.count == 1:
                 logits, price = self.forward(inputs[0])[None], self._price().view(1)
@@ -113,10 +113,10 @@ class Replicas:
 
     def _price(self) -> Float[Tensor, ""]:
         """The mean of what modules added to their penalties, which they are then rid of."""
-        asked = [cost for module in self._priced() for cost in module.penalty]
+        total = torch.zeros(2, device=self.device)
         for module in self._priced():
-            module.penalty = None
-        return torch.stack(asked).mean() if asked else torch.zeros((), device=self.device)
+            total, module.penalty = total + module.penalty, None
+        return total[0] / total[1].clamp(min=1)
 
     def _priced(self) -> list[Any]:
         """The modules that may ask for a penalty."""

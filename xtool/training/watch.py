@@ -33,6 +33,9 @@ class Watch:
             own = ".".join(words[:2]) if words[0] == "blocks" else words[0]
             owner = next((p for p in prefixes if name.startswith(p)), SIZE if prefixes else own)
             self.parts.setdefault(owner.strip("."), []).append(parameter)
+        if not prefixes:  # from input to output
+            last = sorted(self.parts, key=lambda part: (part == "head", part.startswith("blocks.")))
+            self.parts = {part: self.parts[part] for part in last}
         self.before: dict[nn.Parameter, Tensor] = {}
         self.start(step)
 

@@ -77,7 +77,7 @@ class Windowed(Plain):
 class Learned(Windowed):
     """Windows between 1 and `window` + `ramp` tokens long, by a number that a subclass gives."""
 
-    penalty: list[Tensor] | None = None
+    penalty: Float[Tensor, " 2"] | None = None
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -88,7 +88,8 @@ class Learned(Windowed):
         """The windows, and what they cost where that is asked for."""
         parts = torch.sigmoid(self.told(x))  # (B, H, T)
         if self.price and self.penalty is not None and torch.is_grad_enabled():
-            self.penalty.append(self.price * parts.mean())
+            cost = self.price * parts.mean()
+            self.penalty = self.penalty + torch.stack([cost, torch.ones_like(cost)])
         return 1 + (self.longest + self.ramp - 1) * parts
 
     def told(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "#B H #T"]:
