@@ -125,6 +125,10 @@ def test_a_model_is_not_averaged_with_itself(models: Path, xtool: Run) -> None:
     one = rows.read(xtool("evaluate", "0.st").out, "x")
     once, twice = averages.summarise(one, ["metric"]), averages.summarise([*one, *one], ["metric"])
     assert once == twice
+    for form in ("csv", "jsonl"):
+        (models / f"rows.{form}").write_text(xtool("evaluate", "0.st", "--format", form).out)
+    both = xtool("evaluate", "rows.csv", "rows.jsonl", "--format", "csv")
+    assert both.out == xtool("evaluate", "rows.csv", "--format", "csv").out
 
 
 def test_files_of_rows_are_tables_too(models: Path, xtool: Run) -> None:

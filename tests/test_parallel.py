@@ -109,7 +109,7 @@ DRAWN = """
 from xtool.training import loop
 seed = loop.Replicas.seed
 def seeding(self, seeds):
-    print(seeds[0], file=sys.stderr, flush=True)
+    sys.stderr.write(f"{seeds[0]}\\n")  # at once, or two processes mix theirs
     seed(self, seeds)
 loop.Replicas.seed = seeding
 """

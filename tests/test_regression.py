@@ -233,6 +233,9 @@ def test_dev_and_test_do_not_scale_a_table(tmp_path: Path) -> None:
     torch.testing.assert_close(back.sort(0).values, rows.sort(0).values, atol=1e-4, rtol=0)
 
 
+FAR = "\n".join(["x,y", *(f"{'1e60' if n == 31 else n % 7},{n % 5}" for n in range(400))])
+
+
 @pytest.mark.parametrize("arch", [[], ["--arch", "looped", "--n-loops", 2]], ids=str)
 def test_fitted_growth_reads_functions_that_are_drawn(arch: list[Any], xtool: Run) -> None:
     small = ["--dims", 3, "--points", 6, "--dev-size", 8, "--test-size", 8]
@@ -261,6 +264,8 @@ def test_fitted_growth_reads_functions_that_are_drawn(arch: list[Any], xtool: Ru
         ("nan,nan\n1,2\n3,4\n", "row 1, `column 1` is 'nan'"),
         ("NA,NA\n1,2\n3,4\n", "row 1, `column 1` is 'NA'"),
         ("1,2\n3,4\n", "need 310: dev and test are a tenth each"),
+        ("a,2020\n1,2\n3,4\n", "a heading is a first row without numbers"),
+        (FAR, "row 33, `x` is 1e+60, more than 1e+06 standard deviations from the rows"),
         ("1\n2\n", "2 rows of 1 columns"),
     ],
 )

@@ -161,6 +161,12 @@ def _grouped(rows: Iterable[Row], dropped: Collection[str]) -> list[list[Row]]:
     return list(groups.values())
 
 
+def unseen(more: Iterable[Row], rows: Iterable[Row]) -> list[Row]:
+    """Those that say what none of the rows says, such as other looks at the same models."""
+    known = {_told(one) for one in rows}
+    return [one for one in more if _told(one) not in known]
+
+
 def _told(one: Row, dropped: Collection[str] = ()) -> frozenset[tuple[str, str]]:
     """What a row says: its values as text, where there are any."""
     said = {name: value for name, value in one.items() if name not in dropped}
@@ -241,7 +247,7 @@ def pivot(rows: Sequence[Row], down: str, across: str) -> tuple[list[Row], list[
     """A results table: one line a value of `down`, one column a value of `across`.
 
     Every column after the first is followed by its difference from the first, unless the columns
-    are repetitions or different things.
+    are repetitions or different things. A layer is the mean of its heads.
 
     Returns:
         the lines, and their columns in order.
@@ -258,7 +264,8 @@ def pivot(rows: Sequence[Row], down: str, across: str) -> tuple[list[Row], list[
                 f"the rows hold several values of `{name}`: {', '.join(found)}",
                 f"choose one with `--where {name}={found[0]}`",
             )
-    cells = summarise(rows, [down, across], one_step=True)
+    heads_too = ["head"] if "layer" in (down, across) else []
+    cells = summarise(rows, [down, across], one_step=True, over=heads_too)
     heads = list(dict.fromkeys(key[1] for key in cells))
     lines, columns = [], [down]
     for head in heads:

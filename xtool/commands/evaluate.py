@@ -210,7 +210,7 @@ def evaluate(
             f"{', '.join(given)}: for models, and the files hold rows",
             "choose rows with `--where split=test`; `--against` takes a label with `--over seed`",
         )
-    rows = []
+    rows: list[tables.Row] = []
     names: Sequence[str | None] = label or [None] * len(found)
     for path, name in zip(found, names, strict=True):
         notes.detail(f"evaluating {path}")
@@ -220,7 +220,8 @@ def evaluate(
                     f"{path} holds rows, from which no size, loop, exit, mask or trace can be read",
                     "name the models",
                 )
-            rows += tables.read(decode(read_bytes(path, "give a file of rows"), path), str(path))
+            more = tables.read(decode(read_bytes(path, "give a file of rows"), path), str(path))
+            rows += averages.unseen(more, rows)
         elif front:
             from xtool.evaluation.front import front_rows
 

@@ -12,6 +12,7 @@ from xtool.corpora import Text
 from xtool.errors import XtoolError
 
 LARGEST = 1e100
+FARTHEST = 1e6  # of a scaled value from 0
 MISSING = ("na", "n/a", "null", "none")
 SHOWN = 40  # characters of a cell
 
@@ -33,9 +34,9 @@ def parts_of(text: Text, points: int, seed: int) -> tuple[Parts, dict[str, Any]]
 
     Raises:
         XtoolError: no CSV, text, a gap, a row of another length (row and column are named), a
-            column of equal values, or fewer rows than prompts need.
+            column of equal values, one far from the others, or fewer rows than prompts need.
     """
-    names, table = _numbers(text)
+    names, numbers, table = _numbers(text)
     order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
     table, tenth = table[order], len(table) // 10
     if tenth < points:
@@ -54,12 +55,22 @@ def parts_of(text: Text, points: int, seed: int) -> tuple[Parts, dict[str, Any]]
             "remove the column, or choose another one to predict by putting it last",
         )
     scaling = {"columns": names, "mean": mean.tolist(), "sd": spread.tolist()}
-    parts = [((part - mean) / spread).float() for part in (train, dev, test)]
+    parts = [(part - mean) / spread for part in (train, dev, test)]
+    far = (torch.cat(parts).abs() > FARTHEST).nonzero()
+    if len(far):
+        place, column = far[0].tolist()
+        raise XtoolError(
+            f"{text.name}: row {numbers[order[place]]}, `{names[column][:SHOWN]}` is "
+            f"{float(table[place, column]):g}, more than {FARTHEST:g} standard deviations from the "
+            "rows to train on",
+            "remove the row",
+        )
+    parts = [part.float() for part in parts]
     return (parts[0], parts[1], parts[2]), scaling
 
 
-def _numbers(text: Text) -> tuple[list[str], Float[Tensor, "N c"]]:
-    """The columns' names and the numbers below them."""
+def _numbers(text: Text) -> tuple[list[str], list[int], Float[Tensor, "N c"]]:
+    """The columns' names, and the rows' places in the file with the numbers that they hold."""
     try:
         reader = csv.reader(io.StringIO(text.text, newline=None), strict=True)
         lines = [(reader.line_num, line) for line in reader if line]
@@ -78,10 +89,8 @@ def _numbers(text: Text) -> tuple[list[str], Float[Tensor, "N c"]]:
             f"{text.name}: {len(lines)} rows of {len(names)} columns, 2 of each are needed",
             "separate cells by commas; the last column is predicted from the others",
         )
-    return names, torch.tensor(
-        [_row(line, names, f"{text.name}: row {number}") for number, line in lines],
-        dtype=torch.float64,
-    )
+    values = [_row(line, names, f"{text.name}: row {number}") for number, line in lines]
+    return names, [number for number, _ in lines], torch.tensor(values, dtype=torch.float64)
 
 
 def _row(line: list[str], names: list[str], where: str) -> list[float]:
@@ -97,7 +106,7 @@ def _row(line: list[str], names: list[str], where: str) -> list[float]:
             what = repr(cell[:SHOWN]) if cell.strip() else "empty"
             raise XtoolError(
                 f"{where}, `{name[:SHOWN]}` is {what}, not a number of at most {LARGEST:g}",
-                "remove the row or the column",
+                "remove the row or the column; a heading is a first row without numbers",
             )
         values.append(value)
     return values
