@@ -1,8 +1,8 @@
 """Averages of rows: over seeds, with an interval, and results tables."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import stdev
-from typing import Any
+from typing import Any, TypeVar
 
 from xtool.errors import UsageError, unknown
 from xtool.intervals import Estimate, estimate, p_value
@@ -21,6 +21,13 @@ ASKED = ("loops", "examples", "exit", "threshold", "mask", "keep", "kept", "stat
 # What of a model a row is about.
 PLACES = ("size", "part", "layer", "head")
 FRACTIONS = ("accuracy", "majority", "agreement", "acceptance")
+
+Kept = TypeVar("Kept")
+
+
+def exact(extra: Mapping[str, Kept]) -> dict[str, Kept]:
+    """Of what a split keeps beside its examples, the errors of exact methods, by name."""
+    return {name: extra[name] for name in sorted(BASELINES.keys() & extra.keys())}
 
 
 def bounded(metric: str, found: Estimate) -> Estimate:

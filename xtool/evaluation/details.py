@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor, nn
 
 from xtool.archs import After, Between, Loops
-from xtool.averages import BASELINES
+from xtool.averages import BASELINES, exact
 from xtool.dataset import Split
 from xtool.errors import UsageError
 from xtool.evaluation.score import batches, require_finite
@@ -214,7 +214,6 @@ def _solved(split: Split) -> list[Detail]:
     """The errors of exact methods on the same prompts."""
     return [
         ({"examples": k, "label": name.replace("_", " ")}, {BASELINES[name]: errors[:, k].double()})
-        for name, errors in split.extra.items()
-        if name in BASELINES
+        for name, errors in exact(split.extra).items()
         for k in range(errors.shape[1])
     ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xtool import registry
-from xtool.averages import BASELINES
+from xtool.averages import exact
 from xtool.dataset import Dataset, Drawn, Split, read_dataset
 from xtool.errors import XtoolError, located
 from xtool.header import Header
@@ -96,8 +96,8 @@ def _require_numbers(split: Split | Tensor, shape: Shape, where: str) -> None:
         raise XtoolError(f"{where} is not N x {wanted[0]} x {wanted[1]} numbers")
     if not (split.inputs.is_floating_point() and split.targets.is_floating_point()):
         raise XtoolError(f"{where} holds whole numbers")
-    for name in BASELINES.keys() & split.extra.keys():
-        if split.extra[name].shape != split.targets.shape:
+    for name, errors in exact(split.extra).items():
+        if errors.shape != split.targets.shape:
             raise XtoolError(f"{where} has `extra.{name}`, which are no errors of its targets")
 
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from xtool.averages import BASELINES
+from xtool.averages import exact
 from xtool.corpora import Text
 from xtool.dataset import LARGEST_EPOCH, Drawn, Split
 from xtool.errors import UsageError, XtoolError
@@ -172,8 +172,7 @@ class Regression:
 
     def baselines(self, train: Split, split: Split) -> dict[str, Float64[Tensor, " N"]]:
         """The mean squared error of each exact method that the file holds."""
-        known = BASELINES.keys() & split.extra.keys()
-        return {name: split.extra[name].double().mean(1) for name in sorted(known)}
+        return {name: errors.double().mean(1) for name, errors in exact(split.extra).items()}
 
     def show(
         self, header: Header, inputs: Tensor, targets: Tensor, predictions: Tensor | None
